@@ -1,0 +1,85 @@
+"""What an agent tells while it works. Small, frozen, safe to send twice (`number` is the key)."""
+
+from enum import StrEnum
+from typing import Any
+
+from agent.model.wire import Value
+
+
+class Progress(Value, frozen=True, kw_only=True):
+    """How far a long step is. `rate` is bytes a second over the last seconds."""
+
+    what: str
+    done_bytes: int
+    total_bytes: int
+    rate: int = 0
+    seconds_left: int | None = None
+    bottleneck: str | None = None
+
+
+class Failure(Value, frozen=True, kw_only=True):
+    """Why a job failed, for a person."""
+
+    summary: str
+    because: tuple[str, ...]
+    disk: str
+    """How the disk was left, by agent.errors.DiskState."""
+    hint: str | None
+    status: int
+    """The agent's exit status."""
+
+
+class Level(StrEnum):
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class StepStarted(Value, frozen=True, kw_only=True, tag="step", tag_field="kind"):
+    index: int
+    count: int
+    summary: str
+
+
+class Progressed(Value, frozen=True, kw_only=True, tag="progress", tag_field="kind"):
+    progress: Progress
+
+
+class Logged(Value, frozen=True, kw_only=True, tag="log", tag_field="kind"):
+    level: Level
+    message: str
+
+
+class PlanMade(Value, frozen=True, kw_only=True, tag="plan", tag_field="kind"):
+    """The whole plan, before the first write: as a page, and as data with its digest."""
+
+    text: str
+    digest: str
+
+
+class Succeeded(Value, frozen=True, kw_only=True, tag="succeeded", tag_field="kind"):
+    """The job is done. `result` is small JSON: digest, bytes, seconds a stage."""
+
+    result: dict[str, Any]
+
+
+class Failed(Value, frozen=True, kw_only=True, tag="failed", tag_field="kind"):
+    failure: Failure
+
+
+Happening = StepStarted | Progressed | Logged | PlanMade | Succeeded | Failed
+
+
+class Event(Value, frozen=True, kw_only=True):
+    """`POST /api/v1/jobs/{id}/events` takes a list of these; `GET …/events?after=N&wait=S`
+    gives them.
+
+    `number` counts from 1 in one claim; the server gives its own `sequence` and ignores a
+    repetition of (fence, number).
+    """
+
+    number: int
+    at: str
+    happening: Happening
+    sequence: int = 0
+    fence: int = 0

@@ -1,0 +1,204 @@
+"""A job: one thing that one machine must do once. The wire between agent and server."""
+
+from enum import StrEnum
+from typing import Annotated, Any
+
+import msgspec
+
+from agent.model.event import Failure, Progress
+from agent.model.inventory import Inventory
+from agent.model.template import Digest, TemplateName
+from agent.model.wire import Value
+
+MachineId = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{2}(-[0-9a-f]{2}){5}$(?!\n)")]
+"""A machine is named by the MAC it boots from: `52-54-00-12-34-56`. A name, never a credential."""
+
+JobId = Annotated[str, msgspec.Meta(pattern=r"^j-[0-9a-f]{12}$(?!\n)")]
+AgentId = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}$(?!\n)")]
+"""128 random bits that an agent makes when it starts: knowing them is being that agent."""
+
+TemplateRef = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^[a-z0-9]+(?:[._/-][a-z0-9]+)*(?::[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?(?:@sha256:[0-9a-f]{64})?$(?!\n)",
+        max_length=330,
+    ),
+]
+"""`debian-13`, `debian-13:2026-11`, `debian-13@sha256:…`."""
+
+Hostname = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^(?=.{1,253}$)[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)*$(?!\n)"
+    ),
+]
+AuthorizedKey = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^(?:ssh-(?:ed25519|rsa)|ecdsa-sha2-nistp(?:256|384|521)|sk-[a-z0-9@.-]+)"
+        r" [A-Za-z0-9+/=]{32,2048}(?: [ -~]{0,200})?$(?!\n)"
+    ),
+]
+Word = Annotated[str, msgspec.Meta(pattern=r"^[ -~]{1,256}$(?!\n)")]
+"""Printable ASCII on one line."""
+
+
+class DiskHints(Value, frozen=True, kw_only=True):
+    """What the wanted disk is like; every hint given must match. The names are Ironic's.
+
+    `size` is `>=100GiB`, `<=2TiB`, `==480GB` or a bare number of GiB.
+    """
+
+    name: Word | None = None
+    serial: Word | None = None
+    wwn: Word | None = None
+    model: Word | None = None
+    vendor: Word | None = None
+    hctl: Word | None = None
+    by_path: Word | None = None
+    transport: Word | None = None
+    size: Word | None = None
+    rotational: bool | None = None
+
+
+class Verify(StrEnum):
+    """How much of the written disk is read back before the commit."""
+
+    NONE = "none"
+    SAMPLE = "sample"
+    FULL = "full"
+
+
+class Finish(StrEnum):
+    """What the agent does when the job is done."""
+
+    REBOOT = "reboot"
+    POWEROFF = "poweroff"
+    STAY = "stay"
+
+
+class Identity(Value, frozen=True, kw_only=True):
+    """What makes the deployed system that machine's own. Absent means: made anew or unchanged."""
+
+    hostname: Hostname | None = None
+    authorized_keys: tuple[AuthorizedKey, ...] = ()
+    """For root, in place of those in the template."""
+
+
+class DeploySpec(Value, frozen=True, kw_only=True, tag="deploy", tag_field="kind"):
+    template: TemplateRef
+    disk: DiskHints = DiskHints()
+    network: dict[str, Any] | None = None
+    """network-config v2; absent means DHCP on the interface that booted."""
+    identity: Identity = Identity()
+    grow: str | None = "/"
+    """Which mount point gets the rest of a bigger disk; null leaves it free."""
+    consent: tuple[Word, ...] = ()
+    """Valuable things on the target that may be destroyed: `LVM2_member`, `crypto_LUKS`, …"""
+    verify: Verify = Verify.SAMPLE
+    finish: Finish = Finish.REBOOT
+
+
+class CaptureSpec(Value, frozen=True, kw_only=True, tag="capture", tag_field="kind"):
+    name: TemplateName
+    disk: DiskHints = DiskHints()
+    level: Annotated[int, msgspec.Meta(ge=1, le=19)] = 3
+    """zstd level."""
+    keep_identity: bool = False
+    """Keep SSH host keys and other files of the redaction list in the template."""
+    finish: Finish = Finish.POWEROFF
+
+
+class InspectSpec(Value, frozen=True, kw_only=True, tag="inspect", tag_field="kind"):
+    finish: Finish = Finish.STAY
+
+
+JobSpec = DeploySpec | CaptureSpec | InspectSpec
+
+
+class JobState(StrEnum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def ended(self) -> bool:
+        return self in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
+
+
+class Job(Value, frozen=True, kw_only=True):
+    """A job as the server keeps it and shows it."""
+
+    id: JobId
+    machine: MachineId
+    spec: JobSpec
+    state: JobState
+    fence: int
+    """Counts claims. Only the agent that holds the newest may act."""
+    template_digest: Digest | None
+    """Deploy: the manifest, fixed when the job is created. Capture: what was made."""
+    created_at: str
+    started_at: str | None = None
+    ended_at: str | None = None
+    step: str | None = None
+    progress: Progress | None = None
+    failure: Failure | None = None
+
+
+class JobRequest(Value, frozen=True, kw_only=True):
+    """What an operator posts to make a job."""
+
+    machine: MachineId
+    spec: JobSpec
+
+
+class Machine(Value, frozen=True, kw_only=True):
+    id: MachineId
+    uuid: str | None
+    name: str | None
+    first_seen_at: str
+    last_seen_at: str
+    firmware: str | None
+    inventory_at: str | None
+    job: JobId | None
+    """The job that is queued or running, else the newest that ended."""
+
+
+class Hello(Value, frozen=True, kw_only=True):
+    """An agent introduces itself: `POST /api/v1/agents/hello`. Answers with HelloAnswer."""
+
+    agent: AgentId
+    version: str
+    macs: tuple[MachineId, ...]
+    """The MAC that booted first."""
+    uuid: str | None
+    inventory: Inventory
+
+
+class HelloAnswer(Value, frozen=True, kw_only=True):
+    machine: MachineId
+    server_time: str
+
+
+class ClaimRequest(Value, frozen=True, kw_only=True):
+    """`POST /api/v1/machines/{machine}/claim?wait=SECONDS`.
+
+    200 Claim · 204 no job yet · 409 another agent holds the job (Retry-After says how long).
+    """
+
+    agent: AgentId
+
+
+class Claim(Value, frozen=True, kw_only=True):
+    """The one time that a job's token crosses the wire. The same agent may ask again."""
+
+    job: Job
+    token: str
+    lease_s: int
+    """Without an event in this time, the server takes the agent for dead."""
+    expires_at: str
+    repository: TemplateName
+    """Under the server's /v2/: where to pull from or push to."""
+    server_time: str

@@ -1,0 +1,37 @@
+"""Values that reach scripts, command lines and files pass a strict grammar."""
+
+import msgspec
+import pytest
+
+from agent.model import job, layout, template
+
+GRAMMARS = {
+    "MachineId": (job.MachineId, "52-54-00-12-34-56"),
+    "JobId": (job.JobId, "j-0123456789ab"),
+    "AgentId": (job.AgentId, "0" * 32),
+    "TemplateRef": (job.TemplateRef, "debian-13:2026"),
+    "Hostname": (job.Hostname, "web1.example"),
+    "AuthorizedKey": (job.AuthorizedKey, "ssh-ed25519 " + "A" * 68 + " ada@example"),
+    "Word": (job.Word, "QEMU HARDDISK"),
+    "TemplateName": (template.TemplateName, "web/debian-13"),
+    "Tag": (template.Tag, "2026-11"),
+    "Digest": (template.Digest, "sha256:" + "0" * 64),
+    "Hex": (template.Hex, "0" * 64),
+    "NodeId": (layout.NodeId, "disk0p1"),
+    "Guid": (layout.Guid, layout.ESP_TYPE),
+}
+
+
+@pytest.mark.parametrize("name", GRAMMARS)
+def test_a_good_value_passes(name: str) -> None:
+    kind, good = GRAMMARS[name]
+    assert msgspec.convert(good, kind) == good
+
+
+@pytest.mark.parametrize("tail", ["\n", "\r", "\0", "\t", "\u2028", "\nx", "\x1b[2J"])
+@pytest.mark.parametrize("name", GRAMMARS)
+def test_no_control_character_passes_at_either_end(name: str, tail: str) -> None:
+    kind, good = GRAMMARS[name]
+    for bad in (good + tail, tail + good):
+        with pytest.raises(msgspec.ValidationError):
+            msgspec.convert(bad, kind)
