@@ -1,4 +1,4 @@
-"""Numbered questions to a technician. An answer that came as a kernel argument is not asked again."""
+"""Numbered questions to a technician. What a kernel argument answers is not asked again."""
 
 import re
 from collections.abc import Callable
@@ -24,7 +24,7 @@ class NotAnAnswer(Exception):
 
 @dataclass
 class Questions:
-    """Asks in order and numbers as it goes. `unattended` never asks: a missing answer is refused."""
+    """Asks in order and numbers as it goes. `unattended` never asks: no answer is a refusal."""
 
     talk: Talk
     unattended: bool = False
