@@ -145,6 +145,8 @@ class Job(Value, frozen=True, kw_only=True):
     step: str | None = None
     progress: Progress | None = None
     failure: Failure | None = None
+    heard_at: str | None = None
+    """When its agent last gave word, while the job is running."""
 
 
 class JobRequest(Value, frozen=True, kw_only=True):
@@ -202,3 +204,10 @@ class Claim(Value, frozen=True, kw_only=True):
     repository: TemplateName
     """Under the server's /v2/: where to pull from or push to."""
     server_time: str
+
+
+class EventsAnswer(Value, frozen=True, kw_only=True):
+    """What `POST …/events` answers: the newest sequence that is kept, and the lease, renewed."""
+
+    sequence: int
+    lease_s: int
