@@ -1,0 +1,241 @@
+"""Positional reads and writes of one disk, past the page cache wherever that is possible."""
+
+import errno
+import fcntl
+import mmap
+import os
+import struct
+from collections.abc import Iterable, Sequence
+from hashlib import sha256
+from pathlib import Path
+from types import TracebackType
+from typing import Final
+
+from agent.errors import DiskError
+from agent.model.template import CHUNK_BYTES
+from agent.system import block
+from agent.units import Extent, align_down, align_up
+
+_BLKZEROOUT: Final = 0x127F
+_CANNOT: Final = (errno.EOPNOTSUPP, errno.ENOTTY, errno.EINVAL)
+_SCATTERED: Final = 8
+"""With more runs than this in a chunk, one long transfer beats many short ones."""
+
+
+class DiskFile:
+    """One disk (or a file in its place), opened for reading or for writing.
+
+    Offsets are absolute on the disk. Every failure is a DiskError that names disk, serial
+    and offset.
+    """
+
+    def __init__(self, path: Path, *, serial: str | None = None, writable: bool = False) -> None:
+        self.path = path
+        self.name = f"{path} (serial {serial})" if serial else str(path)
+        flags = os.O_RDWR if writable else os.O_RDONLY
+        self.sector_bytes = block.sector_bytes(path)
+        self.is_block_device = block.is_block_device(path)
+        self.size_bytes = block.size_bytes(path)
+        self._direct = block.open_direct(path, flags)
+        try:
+            self._buffered = os.open(path, flags | os.O_CLOEXEC)
+        except OSError as error:
+            os.close(self._direct)
+            raise DiskError(f"could not open {self.name}: {error.strerror}") from error
+
+    def __enter__(self) -> "DiskFile":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        os.close(self._direct)
+        os.close(self._buffered)
+
+    def is_aligned(self, extents: Iterable[Extent]) -> bool:
+        """Return whether each of `extents` is whole sectors at whole sectors."""
+        sector = self.sector_bytes
+        return not any(run.offset % sector or run.size % sector for run in extents)
+
+    def read(self, extent: Extent, into: memoryview) -> None:
+        """Fill `into`, an aligned buffer of `extent.size` bytes."""
+        direct = self.is_aligned((extent,))
+        fd = self._direct if direct else self._buffered
+        done = 0
+        while done < extent.size:
+            try:
+                got = os.preadv(fd, [into[done : extent.size]], extent.offset + done)
+            except OSError as error:
+                bad = self._first_bad(extent, into) if error.errno == errno.EIO else None
+                at = extent.offset + done if bad is None else bad
+                raise DiskError(f"cannot read {self.name} at {at}: {error.strerror}") from error
+            if got == 0:
+                raise DiskError(f"{self.name} ends at {extent.offset + done}, too soon")
+            done += got
+            if done < extent.size and done % self.sector_bytes:
+                fd = self._buffered
+
+    def write(self, offset: int, data: memoryview, *, direct: bool) -> None:
+        """Write `data` at `offset`. `direct` needs whole sectors in an aligned buffer."""
+        fd = self._direct if direct else self._buffered
+        done = 0
+        while done < len(data):
+            try:
+                got = os.pwrite(fd, data[done:], offset + done)
+            except OSError as error:
+                raise self._write_failed(offset + done, error) from error
+            if got == 0:
+                raise DiskError(f"{self.name} takes no bytes at {offset + done}")
+            done += got
+            if done < len(data) and done % self.sector_bytes:
+                fd = self._buffered
+
+    def write_zeros(self, extent: Extent, zeros: memoryview) -> None:
+        """Make `extent` read as zeros. `zeros` is an aligned buffer of CHUNK_BYTES of them."""
+        if self.is_block_device and self.is_aligned((extent,)):
+            try:
+                fcntl.ioctl(
+                    self._direct, _BLKZEROOUT, struct.pack("QQ", extent.offset, extent.size)
+                )
+            except OSError as error:
+                if error.errno not in _CANNOT:
+                    raise self._write_failed(extent.offset, error) from error
+            else:
+                return
+        direct = self.is_aligned((extent,)) and extent.offset % mmap.PAGESIZE == 0
+        for offset in range(extent.offset, extent.end, len(zeros)):
+            size = min(extent.end - offset, len(zeros))
+            self.write(offset, zeros[:size], direct=direct and size % mmap.PAGESIZE == 0)
+
+    def sync(self) -> None:
+        """Wait until all that was written is on the medium. A failure is final: never repeat it."""
+        for fd in (self._direct, self._buffered):
+            try:
+                os.fsync(fd)
+            except OSError as error:
+                raise DiskError(f"{self.name} lost what was written: {error.strerror}") from error
+
+    def forget_cache(self) -> None:
+        """Make the next reads come from the medium, also where O_DIRECT does not work."""
+        try:
+            os.posix_fadvise(self._buffered, 0, 0, os.POSIX_FADV_DONTNEED)
+        except OSError as error:
+            raise DiskError(f"cannot drop the cache of {self.name}: {error.strerror}") from error
+
+    def _write_failed(self, offset: int, error: OSError) -> DiskError:
+        return DiskError(f"cannot write {self.name} at {offset}: {error.strerror}")
+
+    def _first_bad(self, extent: Extent, into: memoryview) -> int | None:
+        """Return the offset of the first page in `extent` that cannot be read."""
+        for offset in range(extent.offset, extent.end, mmap.PAGESIZE):
+            size = min(mmap.PAGESIZE, extent.end - offset)
+            try:
+                os.preadv(self._buffered, [into[:size]], offset)
+            except OSError:
+                return offset
+        return None
+
+
+class ChunkReader:
+    """Reads the used runs of one chunk, one after the other, into one buffer. For one thread."""
+
+    def __init__(self, disk: DiskFile, base: int) -> None:
+        self._disk = disk
+        self._base = base
+        self._buffer = memoryview(block.aligned_buffer(CHUNK_BYTES))
+        self._span: memoryview | None = None
+
+    def read(self, extents: Sequence[Extent]) -> memoryview:
+        """Return the content of `extents` of the volume. Good until the next call.
+
+        Many short runs are cut out of one long read; what lies between them is thrown away.
+        """
+        if len(extents) > _SCATTERED:
+            return self._gather(extents)
+        at = 0
+        for run in extents:
+            there = Extent(self._base + run.offset, run.size)
+            self._disk.read(there, self._buffer[at : at + run.size])
+            at += run.size
+        return self._buffer[:at]
+
+    def _gather(self, extents: Sequence[Extent]) -> memoryview:
+        sector = self._disk.sector_bytes
+        if self._span is None:
+            self._span = memoryview(block.aligned_buffer(CHUNK_BYTES + 2 * 65536))
+        first = align_down(self._base + extents[0].offset, sector)
+        last = min(align_up(self._base + extents[-1].end, sector), self._disk.size_bytes)
+        self._disk.read(Extent(first, last - first), self._span[: last - first])
+        at = 0
+        for run in extents:
+            start = self._base + run.offset - first
+            self._buffer[at : at + run.size] = self._span[start : start + run.size]
+            at += run.size
+        return self._buffer[:at]
+
+
+class ChunkWriter:
+    """Writes the runs of one chunk from one buffer. Shared by the threads of a restore."""
+
+    def __init__(self, disk: DiskFile, base: int) -> None:
+        self._disk = disk
+        self._base = base
+        self._zeros = memoryview(block.aligned_buffer(CHUNK_BYTES))
+        # Direct and cached writes must never meet in one page; chunks begin on pages if this holds.
+        self._may_direct = base % max(mmap.PAGESIZE, disk.sector_bytes) == 0
+
+    def write(self, runs: Sequence[tuple[Extent, memoryview]]) -> None:
+        """Write each run (offsets in the volume) from its piece of an aligned buffer.
+
+        A chunk with odd or many runs goes through the page cache, which sorts and joins them.
+        """
+        direct = (
+            self._may_direct
+            and len(runs) <= _SCATTERED
+            and self._disk.is_aligned(run for run, _ in runs)
+        )
+        for run, data in runs:
+            self._disk.write(self._base + run.offset, data, direct=direct)
+
+    def write_zeros(self, runs: Sequence[Extent]) -> None:
+        whole = self._may_direct and self._disk.is_aligned(runs) and len(runs) <= _SCATTERED
+        for run in runs:
+            there = Extent(self._base + run.offset, run.size)
+            if whole:
+                self._disk.write_zeros(there, self._zeros)
+            else:
+                self._disk.write(there.offset, self._zeros[: run.size], direct=False)
+
+
+def without(extents: Iterable[Extent], holes: Sequence[Extent]) -> tuple[Extent, ...]:
+    """Return what is left of `extents`, which ascend, when `holes` are cut out."""
+    left = list(extents)
+    for hole in holes:
+        cut: list[Extent] = []
+        for run in left:
+            if run.end <= hole.offset or hole.end <= run.offset:
+                cut.append(run)
+                continue
+            if run.offset < hole.offset:
+                cut.append(Extent(run.offset, hole.offset - run.offset))
+            if hole.end < run.end:
+                cut.append(Extent(hole.end, run.end - hole.end))
+        left = cut
+    return tuple(left)
+
+
+def overlap(one: Extent, other: Extent) -> Extent | None:
+    """Return the bytes that both have, if any."""
+    start, end = max(one.offset, other.offset), min(one.end, other.end)
+    return Extent(start, end - start) if start < end else None
+
+
+def zeros_sha256(size: int) -> str:
+    """Return the SHA-256 of `size` zeros."""
+    return _ZERO_CHUNK if size == CHUNK_BYTES else sha256(bytes(size)).hexdigest()
+
+
+_ZERO_CHUNK: Final = sha256(bytes(CHUNK_BYTES)).hexdigest()

@@ -1,0 +1,100 @@
+"""The body of an answer: read piece by piece, with an eye on the clock."""
+
+import contextlib
+import time
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Final
+
+import requests
+import urllib3
+
+from agent.stream.retry import Transient
+from agent.units import KiB
+
+PIECE_BYTES: Final = 256 * KiB
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When a server counts as gone."""
+
+    connect_s: float = 10.0
+    read_s: float = 20.0
+    """No byte at all for this long."""
+    window_s: float = 20.0
+    least_rate: int = 16 * KiB
+    """Bytes a second, over each window."""
+
+
+class Body:
+    """The body of a ranged answer: `readinto` until `size` bytes have come."""
+
+    def __init__(self, response: requests.Response, url: str, size: int, limits: Limits) -> None:
+        self._response = response
+        self._url = url
+        self._left = size
+        self._limits = limits
+        self._waited = 0.0
+        self._got = 0
+
+    def __enter__(self) -> "Body":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._response.close()  # read to its end, the connection is in the pool again already
+
+    def wake(self) -> None:
+        """End the wait of the thread that reads; for any other thread."""
+        with contextlib.suppress(ValueError, RuntimeError, OSError):  # not connected any more
+            self._response.raw.shutdown()
+
+    def readinto(self, buffer: memoryview) -> None:
+        """Fill `buffer`. Raises Transient if the bytes end, stall or trickle."""
+        done = 0
+        while done < len(buffer):
+            piece = self.some(min(len(buffer) - done, PIECE_BYTES, self._left))
+            if not piece:
+                raise Transient(f"{self._url}: cut off, {self._left} bytes before the end")
+            buffer[done : done + len(piece)] = piece
+            done += len(piece)
+            self._left -= len(piece)
+
+    def some(self, most: int) -> bytes:
+        """Return up to `most` bytes, as soon as there are some; none at the end."""
+        started = time.monotonic()
+        try:
+            piece: bytes = self._response.raw.read1(most, decode_content=False)
+        except urllib3.exceptions.ReadTimeoutError as error:
+            raise Transient(f"{self._url}: no byte for {self._limits.read_s:g} s") from error
+        except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+            raise Transient(f"{self._url}: {root_reason(error)}") from error
+        self._waited += time.monotonic() - started
+        self._got += len(piece)
+        if self._waited > self._limits.window_s:
+            rate = self._got / self._waited
+            self._waited, self._got = 0.0, 0
+            if rate < self._limits.least_rate:
+                raise Transient(f"{self._url}: stalled, {rate:.0f} bytes a second")
+        return piece
+
+
+def root_reason(error: BaseException) -> str:
+    """Return what lies at the bottom: `Connection refused`, not five wrappers around it."""
+    current: BaseException = error
+    while True:
+        inner = current.__cause__ or current.__context__
+        reason = getattr(current, "reason", None)
+        if isinstance(reason, BaseException):
+            inner = reason
+        if inner is None or inner is current:
+            break
+        current = inner
+    if isinstance(current, OSError) and current.strerror:
+        return current.strerror
+    return str(current) or type(current).__name__

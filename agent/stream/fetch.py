@@ -1,0 +1,156 @@
+"""Chunks out of packs: runs of neighbours over one connection, each verified, then unpacked."""
+
+import os
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Final
+
+from agent.errors import ChunkCorrupt
+from agent.model.template import CHUNK_BYTES, Descriptor, IndexEntry
+from agent.stream.body import Body
+from agent.stream.pack import MAX_STORED_BYTES, Decoder
+from agent.stream.progress import Stages
+from agent.stream.pump import Pump
+from agent.stream.registry import RegistryClient
+from agent.stream.retry import Retry, Transient, Tries
+from agent.stream.template import VolumeBlobs
+from agent.system import block
+from agent.units import Extent, MiB
+
+RUN_BYTES: Final = 16 * MiB
+_RUN_CHUNKS: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Neighbouring chunks of one pack, or chunks of zeros (`pack` is None)."""
+
+    pack: Descriptor | None
+    entries: tuple[IndexEntry, ...]
+
+
+def in_runs(entries: Iterable[IndexEntry], blobs: VolumeBlobs) -> Iterator[Run]:
+    """Group `entries`, in the order of an index, into runs that one request can fetch."""
+    waiting: list[IndexEntry] = []
+    zeros: list[IndexEntry] = []
+    for entry in entries:
+        if entry.pack < 0:
+            zeros.append(entry)
+            if len(zeros) == _RUN_CHUNKS:
+                yield Run(None, tuple(zeros))
+                zeros = []
+            continue
+        if waiting and not _joins(waiting, entry):
+            yield Run(blobs.packs[waiting[0].pack], tuple(waiting))
+            waiting = []
+        waiting.append(entry)
+    if waiting:
+        yield Run(blobs.packs[waiting[0].pack], tuple(waiting))
+    if zeros:
+        yield Run(None, tuple(zeros))
+
+
+def _joins(waiting: list[IndexEntry], entry: IndexEntry) -> bool:
+    first, last = waiting[0], waiting[-1]
+    return (
+        entry.pack == last.pack
+        and entry.offset == last.offset + last.stored_bytes
+        and len(waiting) < _RUN_CHUNKS
+        and entry.offset + entry.stored_bytes - first.offset <= RUN_BYTES
+    )
+
+
+def default_lanes() -> int:
+    """Return how many threads, each with a connection and 8 MiB, keep this machine busy."""
+    return min(len(os.sched_getaffinity(0)) + 2, 5)
+
+
+def extents_of(entry: IndexEntry) -> tuple[Extent, ...]:
+    return tuple(Extent(offset, size) for offset, size in entry.extents)
+
+
+def content_bytes(entry: IndexEntry) -> int:
+    return sum(size for _, size in entry.extents)
+
+
+class Lane:
+    """One connection and its buffers: gives the content of stored chunks. For one thread."""
+
+    def __init__(self, client: RegistryClient, stages: Stages, pump: Pump) -> None:
+        self._client = client
+        self._stages = stages
+        self._pump = pump
+        self._retry = Retry(
+            attempts=client.retry.attempts,
+            first_s=client.retry.first_s,
+            longest_s=client.retry.longest_s,
+            sleep=pump.pause,
+        )
+        self._decoder = Decoder()
+        self._stored = memoryview(bytearray(MAX_STORED_BYTES))
+        self._content = memoryview(block.aligned_buffer(CHUNK_BYTES))
+        self.fetched_bytes = 0
+
+    def contents(self, run: Run) -> Iterator[tuple[IndexEntry, memoryview]]:
+        """Yield each chunk of `run` with its content, good until the next is asked for.
+
+        A cut costs the chunk that was on its way. A damaged chunk is fetched once more before
+        ChunkCorrupt names it.
+        """
+        assert run.pack is not None
+        tries = Tries(self._retry)
+        at, again = 0, False
+        while at < len(run.entries):
+            try:
+                with (
+                    self._open(run.pack, run.entries[at:]) as body,
+                    self._pump.waking(body.wake),
+                ):
+                    while at < len(run.entries):
+                        entry = run.entries[at]
+                        content = self._chunk(body, entry)
+                        tries.progress()
+                        yield entry, content
+                        at, again = at + 1, False
+            except Transient as error:
+                self._pump.check()
+                tries.failed(error)
+            except ChunkCorrupt as error:
+                if again:
+                    entry = run.entries[at]
+                    raise ChunkCorrupt(
+                        f"chunk {entry.number} ({_short(entry)}) in pack {run.pack.digest[:19]} "
+                        f"at {self._client.url} {error}",
+                        hint="the template is damaged on the server, or on the way",
+                    ) from error
+                again = True
+
+    def _open(self, pack: Descriptor, entries: tuple[IndexEntry, ...]) -> Body:
+        self._pump.check()
+        first, last = entries[0], entries[-1]
+        size = last.offset + last.stored_bytes - first.offset
+        with self._stages.timed("fetch"):
+            return self._client.open_range(pack.digest, first.offset, size, pack.size)
+
+    def _chunk(self, body: Body, entry: IndexEntry) -> memoryview:
+        stored = self._stored[: entry.stored_bytes]
+        self._pump.check()
+        started = time.monotonic()
+        body.readinto(stored)
+        self.fetched_bytes += len(stored)
+        fetched = time.monotonic()
+        self._stages.add("fetch", fetched - started)
+        if sha256(stored).hexdigest() != entry.stored_sha256:
+            raise ChunkCorrupt("does not have the digest that the index gives")
+        verified = time.monotonic()
+        self._stages.add("verify", verified - fetched)
+        content = self._content[: content_bytes(entry)]
+        self._decoder.decode(stored, content)
+        self._stages.add("decode", time.monotonic() - verified)
+        return content
+
+
+def _short(entry: IndexEntry) -> str:
+    return (entry.stored_sha256 or "")[:12]

@@ -1,0 +1,227 @@
+"""The index of a volume: written and read as a stream, every rule of the format checked.
+
+docs/template-format.md has the rules. What is read here came over a network: it is refused at the
+first line that breaks one, with little memory used.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Final, NoReturn, Protocol
+
+import msgspec
+import zstandard
+
+from agent.errors import AgentError, TemplateError
+from agent.model.template import (
+    CHUNK_BYTES,
+    FORMAT_VERSION,
+    PACK_MAX_BYTES,
+    IndexEntry,
+    IndexHead,
+)
+from agent.stream.pack import MAX_STORED_BYTES, MAX_WINDOW_BYTES
+from agent.units import MiB
+
+MAX_LINE_BYTES: Final = 1 * MiB
+_READ_BYTES: Final = 256 * 1024
+_STEP: Final = 128
+_ZERO_PACK: Final = -1
+
+
+class Source(Protocol):
+    def read(self, size: int = -1, /) -> bytes: ...
+
+
+class Sink(Protocol):
+    def write(self, data: bytes, /) -> object: ...
+
+
+def read_index(
+    stream: Source, *, name: str = "index", packs: Mapping[int, int] | None = None
+) -> tuple[IndexHead, Iterator[IndexEntry]]:
+    """Return the head of the index in `stream` (compressed) and its entries, one by one.
+
+    `packs` gives the size of each pack that belongs to the volume; without it, what the entries
+    say about packs is only checked against itself. The iterator raises TemplateError, with
+    blob, line and rule, as soon as a rule is broken, and at the end if lines are missing.
+    """
+    lines = _lines(stream, name)
+    first = next(lines, None)
+    if first is None:
+        _refuse(name, 1, "there is no head")
+    try:
+        head = msgspec.json.decode(first, type=IndexHead)
+    except (msgspec.DecodeError, RecursionError, ValueError) as error:
+        raise TemplateError(f"{name}, line 1: {error}") from error
+    if head.format > FORMAT_VERSION:
+        _refuse(name, 1, f"format {head.format} needs a newer release; this one reads 1")
+    if head.format != FORMAT_VERSION:
+        _refuse(name, 1, f"there is no format {head.format}")
+    if head.chunk_bytes != CHUNK_BYTES:
+        _refuse(name, 1, f"chunks of {head.chunk_bytes} bytes, not {CHUNK_BYTES}")
+    if head.content_digest != "sha256":
+        _refuse(name, 1, f"unknown content digest {head.content_digest!r}")
+    if head.chunks > -(-head.volume_bytes // CHUNK_BYTES):
+        _refuse(name, 1, f"{head.chunks} chunks do not fit in {head.volume_bytes} bytes")
+    return head, _entries(lines, name, head, packs)
+
+
+def _entries(
+    lines: Iterator[bytes], name: str, head: IndexHead, packs: Mapping[int, int] | None
+) -> Iterator[IndexEntry]:
+    rules = _Rules(head, packs)
+    decoder = msgspec.json.Decoder(IndexEntry)
+    number = 1
+    for number, line in enumerate(lines, start=2):
+        if number - 1 > head.chunks:
+            _refuse(name, number, f"more than the {head.chunks} chunks that the head announces")
+        try:
+            entry = decoder.decode(line)
+        except (msgspec.DecodeError, RecursionError, ValueError) as error:
+            raise TemplateError(f"{name}, line {number}: {error}") from error
+        if broken := rules.broken_by(entry):
+            _refuse(name, number, broken)
+        yield entry
+    if number - 1 != head.chunks:
+        _refuse(name, number, f"ends after {number - 1} of {head.chunks} chunks")
+    if broken := rules.broken_at_end():
+        _refuse(name, number, broken)
+
+
+class _Rules:
+    """What an entry must be, given those before it."""
+
+    def __init__(self, head: IndexHead, packs: Mapping[int, int] | None) -> None:
+        self._volume_bytes = head.volume_bytes
+        self._packs = packs
+        self._order = iter(packs or {})
+        self._number = -1
+        self._pack = _ZERO_PACK
+        self._pack_end = 0
+
+    def broken_by(self, entry: IndexEntry) -> str | None:
+        """Return the rule that `entry` breaks, if any."""
+        if entry.number <= self._number:
+            return f"chunk {entry.number} comes after chunk {self._number}"
+        self._number = entry.number
+        return self._extents(entry) or self._place(entry)
+
+    def broken_at_end(self) -> str | None:
+        if self._packs is None:
+            return None
+        if self._pack != _ZERO_PACK and self._pack_end != self._packs[self._pack]:
+            return f"pack {self._pack} has {self._packs[self._pack]} bytes, {self._pack_end} used"
+        if (left := next(self._order, None)) is not None:
+            return f"no chunk is in pack {left}"
+        return None
+
+    def _extents(self, entry: IndexEntry) -> str | None:
+        start = entry.number * CHUNK_BYTES
+        end = min(start + CHUNK_BYTES, self._volume_bytes)
+        before = -1
+        for offset, size in entry.extents:
+            if size == 0:
+                return f"an empty extent at {offset}"
+            if offset < start or offset + size > end:
+                return f"extent {offset}+{size} is outside of chunk {entry.number}"
+            if offset <= before:
+                return f"extent {offset}+{size} does not lie behind the one before, or touches it"
+            before = offset + size
+        return None
+
+    def _place(self, entry: IndexEntry) -> str | None:
+        if entry.pack == _ZERO_PACK:
+            if entry.offset or entry.stored_bytes or entry.stored_sha256 is not None:
+                return "a chunk of zeros has no place in a pack"
+            return None
+        if entry.stored_sha256 is None:
+            return "a stored chunk has a digest"
+        if not 0 < entry.stored_bytes <= MAX_STORED_BYTES:
+            return f"{entry.stored_bytes} stored bytes, at most {MAX_STORED_BYTES} may be"
+        if entry.pack != self._pack and (broken := self._next_pack(entry.pack)):
+            return broken
+        if entry.offset != self._pack_end:
+            return f"offset {entry.offset} in pack {entry.pack}, but {self._pack_end} is next"
+        self._pack_end += entry.stored_bytes
+        limit = PACK_MAX_BYTES if self._packs is None else self._packs[entry.pack]
+        if self._pack_end > limit:
+            return f"ends at {self._pack_end}, beyond the {limit} bytes of pack {entry.pack}"
+        return None
+
+    def _next_pack(self, pack: int) -> str | None:
+        if self._packs is not None:
+            if self._pack != _ZERO_PACK and self._pack_end != self._packs[self._pack]:
+                return f"pack {self._pack} is left at {self._pack_end}, before its end"
+            if (wanted := next(self._order, None)) != pack:
+                return f"pack {pack}, but the next of this volume is {wanted}"
+        elif pack <= self._pack:
+            return f"pack {pack} comes after pack {self._pack}"
+        self._pack, self._pack_end = pack, 0
+        return None
+
+
+def _lines(stream: Source, name: str) -> Iterator[bytes]:
+    """Yield the lines of the zstd text in `stream`, none longer than MAX_LINE_BYTES.
+
+    Raises TemplateError for anything but one whole frame that ends in a line feed.
+    """
+    unpack = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES).decompressobj()
+    rest = bytearray()
+    number = 0
+    while not unpack.eof:
+        data = stream.read(_READ_BYTES)
+        if not data:
+            _refuse(name, number + 1, "the blob ends in the middle of its zstd frame")
+        # A few bytes at a time, so that what they unpack to is bounded (4 MiB).
+        for start in range(0, len(data), _STEP):
+            if unpack.eof:
+                _refuse(name, number + 1, "something follows the zstd frame")
+            try:
+                rest += unpack.decompress(data[start : start + _STEP])
+            except zstandard.ZstdError as error:
+                raise TemplateError(f"{name}: is not zstd as we know it: {error}") from error
+            start_of_line = 0
+            while (end := rest.find(b"\n", start_of_line)) >= 0:
+                if end - start_of_line > MAX_LINE_BYTES:
+                    break
+                number += 1
+                yield bytes(rest[start_of_line:end])
+                start_of_line = end + 1
+            del rest[:start_of_line]
+            if len(rest) > MAX_LINE_BYTES:
+                _refuse(name, number + 1, f"longer than {MAX_LINE_BYTES} bytes")
+    if unpack.unused_data or stream.read(1):
+        _refuse(name, number + 1, "something follows the zstd frame")
+    if rest:
+        _refuse(name, number + 1, "the last line does not end")
+
+
+def _refuse(name: str, line: int, rule: str) -> NoReturn:
+    raise TemplateError(f"{name}, line {line}: {rule}")
+
+
+class IndexWriter:
+    """Writes an index line by line; `sink` gets compressed bytes as they come."""
+
+    def __init__(self, sink: Sink, head: IndexHead, level: int = 3) -> None:
+        self._sink = sink
+        self._head = head
+        self._written = 0
+        compressor = zstandard.ZstdCompressor(level=level, write_checksum=True)
+        self._zstd = compressor.compressobj()
+        self._encoder = msgspec.json.Encoder()
+        self._line(head)
+
+    def add(self, entry: IndexEntry) -> None:
+        self._written += 1
+        self._line(entry)
+
+    def close(self) -> None:
+        """End the index. Raises AgentError if it is not what its head announces."""
+        if self._written != self._head.chunks:
+            raise AgentError(f"{self._written} chunks were read, {self._head.chunks} announced")
+        if data := self._zstd.flush():
+            self._sink.write(data)
+
+    def _line(self, value: IndexHead | IndexEntry) -> None:
+        if data := self._zstd.compress(self._encoder.encode(value) + b"\n"):
+            self._sink.write(data)

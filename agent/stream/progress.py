@@ -1,0 +1,88 @@
+"""How far a stream is: a few events a second, with the rate and the stage that holds it up."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Final
+
+from agent.model.event import Happening, Progress, Progressed
+
+Report = Callable[[Happening], None]
+
+_EVERY_S: Final = 0.5
+_RATE_WINDOW_S: Final = 5.0
+
+
+def silent(_happening: Happening) -> None:
+    """The default report: tell nobody."""
+
+
+class Stages:
+    """Seconds that threads spent in each stage, summed over the threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._seconds: dict[str, float] = {}
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.add(stage, time.monotonic() - started)
+
+    def add(self, stage: str, seconds: float) -> None:
+        with self._lock:
+            self._seconds[stage] = self._seconds.get(stage, 0.0) + seconds
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        with self._lock:
+            return {stage: round(spent, 3) for stage, spent in self._seconds.items()}
+
+    @property
+    def bottleneck(self) -> str | None:
+        """The stage in which most time was spent."""
+        seconds = self.seconds
+        return max(seconds, key=seconds.__getitem__) if seconds else None
+
+
+@dataclass(slots=True)
+class Meter:
+    """Counts bytes from any thread; `tick`, called by one, reports at most twice a second."""
+
+    what: str
+    total_bytes: int
+    report: Report
+    stages: Stages
+    done_bytes: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    _seen: deque[tuple[float, int]] = field(default_factory=deque)
+
+    def add(self, count: int) -> None:
+        with self.lock:
+            self.done_bytes += count
+
+    def tick(self, *, final: bool = False) -> None:
+        now = time.monotonic()
+        if self._seen and not final and now - self._seen[-1][0] < _EVERY_S:
+            return
+        self._seen.append((now, self.done_bytes))
+        while len(self._seen) > 2 and now - self._seen[0][0] > _RATE_WINDOW_S:
+            self._seen.popleft()
+        then, before = self._seen[0]
+        rate = int((self.done_bytes - before) / (now - then)) if now > then else 0
+        left = max(self.total_bytes - self.done_bytes, 0)
+        progress = Progress(
+            what=self.what,
+            done_bytes=self.done_bytes,
+            total_bytes=self.total_bytes,
+            rate=rate,
+            seconds_left=-(-left // rate) if rate else None,
+            bottleneck=self.stages.bottleneck,
+        )
+        self.report(Progressed(progress=progress))

@@ -1,0 +1,175 @@
+"""A volume out of a template onto a disk: fetch, verify, unpack, write."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.errors import TemplateError
+from agent.model.template import IndexEntry
+from agent.stream.blocks import ChunkWriter, DiskFile, overlap, without
+from agent.stream.fetch import (
+    Lane,
+    Run,
+    content_bytes,
+    default_lanes,
+    extents_of,
+    in_runs,
+)
+from agent.stream.progress import Meter, Report, Stages, silent
+from agent.stream.pump import Conduit, Pump
+from agent.stream.template import Template
+from agent.units import Extent
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What a restore did. `withheld` has the bytes that were kept back, for the caller."""
+
+    chunks: int
+    bytes_written: int
+    bytes_fetched: int
+    withheld: dict[Extent, bytes]
+    stage_seconds: dict[str, float]
+
+
+def restore_volume(
+    template: Template,
+    volume_id: str,
+    disk: Path,
+    offset_bytes: int,
+    *,
+    withhold: Sequence[Extent] = (),
+    report: Report = silent,
+    serial: str | None = None,
+    lanes: int | None = None,
+) -> Restored:
+    """Write the data of a volume to `disk`, the volume beginning at `offset_bytes` of it.
+
+    Each chunk is verified before a byte of it is unpacked, and written at once. On return all is
+    on the medium (fsync). The ranges `withhold`, relative to the volume, are not written but
+    returned, unused bytes as zeros. `report` is called by this thread only; what it raises ends
+    the restore. After any error no thread writes any more.
+
+    Raises DiskError (disk, serial, offset), ChunkCorrupt, TemplateError, ServerError.
+    """
+    with DiskFile(disk, serial=serial, writable=True) as target:
+        head, entries = template.entries(volume_id)
+        if offset_bytes + head.volume_bytes > target.size_bytes:
+            raise TemplateError(
+                f"volume {volume_id} ends at {offset_bytes + head.volume_bytes}, beyond "
+                f"{target.name}, which has {target.size_bytes} bytes"
+            )
+        stages = Stages()
+        total = template.volume(volume_id).used_bytes
+        meter = Meter(f"restore {volume_id}", total, report, stages)
+        work = _Restore(
+            writer=ChunkWriter(target, offset_bytes),
+            withheld={run: bytearray(run.size) for run in withhold},
+            meter=meter,
+            stages=stages,
+        )
+        pump = Pump()
+        runs: Conduit[Run] = Conduit(pump, limit=4)
+        count = default_lanes() if lanes is None else lanes
+
+        def dispatch() -> None:
+            for run in in_runs(entries, template.data_of(volume_id)):
+                runs.put(run)
+            runs.close()
+
+        made: list[Lane] = []
+
+        def lane() -> None:
+            mine = Lane(template.client, stages, pump)
+            made.append(mine)
+            for run in runs:
+                work.restore(run, mine)
+
+        pump.start("index", dispatch)
+        for number in range(count):
+            pump.start(f"restore-{number}", lane)
+        pump.wait(meter.tick)
+        if work.chunks != head.chunks:
+            raise TemplateError(
+                f"{work.chunks} of {head.chunks} chunks of {volume_id} were written"
+            )
+        with stages.timed("sync"):
+            target.sync()
+        meter.tick(final=True)
+    return Restored(
+        chunks=work.chunks,
+        bytes_written=work.bytes_written,
+        bytes_fetched=sum(lane.fetched_bytes for lane in made),
+        withheld={run: bytes(kept) for run, kept in work.withheld.items()},
+        stage_seconds=stages.seconds,
+    )
+
+
+def volume_bytes(template: Template, volume_id: str, max_bytes: int) -> bytes:
+    """Return a tiny volume (boot code) whole, unused bytes as zeros."""
+    head, entries = template.entries(volume_id)
+    if head.volume_bytes > max_bytes:
+        raise TemplateError(
+            f"volume {volume_id} has {head.volume_bytes} bytes, at most {max_bytes} may be"
+        )
+    whole = bytearray(head.volume_bytes)
+    lane = Lane(template.client, Stages(), Pump())
+    for run in in_runs(entries, template.data_of(volume_id)):
+        if run.pack is None:
+            continue
+        for entry, content in lane.contents(run):
+            at = 0
+            for offset, size in entry.extents:
+                whole[offset : offset + size] = content[at : at + size]
+                at += size
+    return bytes(whole)
+
+
+@dataclass(slots=True)
+class _Restore:
+    """What the lanes share: where chunks go, and the count of them."""
+
+    writer: ChunkWriter
+    withheld: dict[Extent, bytearray]
+    meter: Meter
+    stages: Stages
+    bytes_written: int = 0
+    chunks: int = 0
+
+    def restore(self, run: Run, lane: Lane) -> None:
+        if run.pack is None:
+            for entry in run.entries:
+                wanted = without(extents_of(entry), tuple(self.withheld))
+                with self.stages.timed("write"):
+                    self.writer.write_zeros(wanted)
+                self._count(entry, sum(piece.size for piece in wanted))
+            return
+        for entry, content in lane.contents(run):
+            pieces = self._split(entry, content)
+            with self.stages.timed("write"):
+                self.writer.write(pieces)
+            self._count(entry, sum(piece.size for piece, _ in pieces))
+
+    def _split(self, entry: IndexEntry, content: memoryview) -> list[tuple[Extent, memoryview]]:
+        """Return what is to be written now; keep what is withheld."""
+        pieces: list[tuple[Extent, memoryview]] = []
+        at = 0
+        for extent in extents_of(entry):
+            data = content[at : at + extent.size]
+            at += extent.size
+            for piece in without((extent,), tuple(self.withheld)):
+                start = piece.offset - extent.offset
+                pieces.append((piece, data[start : start + piece.size]))
+            for hole, kept in self.withheld.items():
+                if common := overlap(extent, hole):
+                    start = common.offset - extent.offset
+                    kept[common.offset - hole.offset : common.end - hole.offset] = data[
+                        start : start + common.size
+                    ]
+        return pieces
+
+    def _count(self, entry: IndexEntry, written: int) -> None:
+        with self.meter.lock:
+            self.chunks += 1
+            self.bytes_written += written
+        self.meter.add(content_bytes(entry))
