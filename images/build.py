@@ -1,0 +1,85 @@
+"""Kernel, base layer and agent layer, put together into what a server or a medium hands out."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from images.base import EPOCH, Base, Wanted, build_base
+from images.cpio import cpio_bytes
+from images.tree import Tree, make_file, make_folder
+
+REPOSITORY = Path(__file__).parent.parent
+_HOME = "usr/lib/metalcast"
+_LAYER = "layer/"
+"""Where the early init finds the agent layer; it copies it over the base."""
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A built image: its folder and its manifest."""
+
+    folder: Path
+    manifest: dict[str, object]
+
+
+def build_image(
+    wanted: Wanted, cache: Path, output: Path, say: Say, *, refresh: bool = False
+) -> Built:
+    """Write vmlinuz, initrd.img, base.img, agent.img and manifest.json to `output`."""
+    say("base layer: packages, drivers, Python")
+    base = build_base(wanted, cache, refresh=refresh)
+    say("agent layer")
+    agent = agent_layer(base)
+    output.mkdir(parents=True, exist_ok=True)
+    _copy(base.kernel, output / "vmlinuz")
+    _copy(base.image, output / "base.img")
+    (output / "agent.img").write_bytes(agent)
+    with (output / "initrd.img.partial").open("wb") as target:
+        target.write(base.image.read_bytes())
+        target.write(agent)
+    (output / "initrd.img.partial").replace(output / "initrd.img")
+    manifest = {
+        "format": 1,
+        "compression": wanted.compression,
+        "files": {
+            name: _facts(output / name)
+            for name in ("agent.img", "base.img", "initrd.img", "vmlinuz")
+        },
+        **base.facts,
+    }
+    (output / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+    return Built(output, manifest)
+
+
+def agent_layer(base: Base) -> bytes:
+    """Return the archive of our own code, compiled by the image's Python, and the templates."""
+    tree = Tree()
+    for name in ("agent", "templates"):
+        for source in sorted((REPOSITORY / name).rglob("*")):
+            relative = source.relative_to(REPOSITORY).as_posix()
+            if source.is_file() and "__pycache__" not in source.parts:
+                tree.add(f"{_HOME}/{relative}", make_file(source.read_bytes()))
+    tree.add(f"{_HOME}/agent", make_folder())
+    tree.add(f"{_HOME}/templates", make_folder())
+    base.python.compile(tree)
+    layer = Tree()
+    for path, entry in tree.items():
+        layer.add(_LAYER + path, entry)
+    return cpio_bytes(layer, EPOCH)
+
+
+def _copy(source: Path, target: Path) -> None:
+    partial = target.with_name(target.name + ".partial")
+    shutil.copyfile(source, partial)
+    partial.replace(target)
+
+
+def _facts(path: Path) -> dict[str, object]:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"size_bytes": path.stat().st_size, "sha256": digest}

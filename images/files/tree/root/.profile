@@ -1,0 +1,2 @@
+PS1='metalcast:\w# '
+export PYTHONPATH=/usr/lib/metalcast
