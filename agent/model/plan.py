@@ -14,7 +14,6 @@ from agent.model.inventory import Drive, Found
 from agent.model.job import Identity, JobId, TemplateRef, Verify
 from agent.model.layout import Bytes, Guid, Layout, NodeId, SectorBytes
 from agent.model.template import (
-    Digest,
     Firmware,
     NetworkStack,
     OsIdentity,
@@ -381,8 +380,8 @@ class Survey(Value, frozen=True, kw_only=True):
     os: OsIdentity | None = None
     root: int | None = None
     """The partition that holds `/`."""
-    mounts: dict[int, str] = {}
-    """Partition number → mount point, by the system's fstab."""
+    mounts: tuple[MountPoint, ...] = ()
+    """What its fstab mounts of this disk."""
     redacted: tuple[RedactedFile, ...] = ()
     unfit: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()

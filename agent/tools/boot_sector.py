@@ -1,0 +1,115 @@
+"""The first sector of a disk: boot code in, boot code out, one write of one sector."""
+
+import os
+from pathlib import Path
+from typing import Final
+
+from agent.errors import DiskError
+from agent.model.layout import BOOT_CODE_BYTES
+from agent.system import block
+
+_SIGNATURE: Final = b"\x55\xaa"
+_SIGNATURE_AT: Final = 510
+_ENTRIES_AT: Final = 446
+_ENTRY_BYTES: Final = 16
+_PROTECTIVE: Final = 0xEE
+
+_MESSAGE: Final = (
+    b"\r\nThis disk is half deployed by Metalcast; it will not boot.\r\n"
+    b"Start the machine from the network again.\r\n\0"
+)
+
+
+def _stub() -> bytes:
+    """Return 440 bytes of real-mode code that prints why, then lets the BIOS go on.
+
+    The BIOS loads the sector at 0000:7C00 and jumps there.
+    """
+    code = bytes.fromhex(
+        "fa"  # cli: no interrupt while there is no stack
+        "31c0"  # xor ax, ax
+        "8ed8"  # mov ds, ax
+        "8ed0"  # mov ss, ax
+        "bc007c"  # mov sp, 0x7c00
+        "fb"  # sti
+        "fc"  # cld
+        "be0000"  # mov si, message (filled in below)
+        "ac"  # next: lodsb
+        "84c0"  # test al, al
+        "7409"  # jz done
+        "b40e"  # mov ah, 0x0e: teletype
+        "bb0700"  # mov bx, 7: page 0, grey
+        "cd10"  # int 0x10
+        "ebf2"  # jmp next
+        "cd18"  # done: int 0x18: "no boot here", the BIOS tries the next device
+        "f4"  # halt: hlt
+        "ebfd"  # jmp halt
+    )
+    at = code.index(bytes.fromhex("be0000")) + 1
+    message_at = (0x7C00 + len(code)).to_bytes(2, "little")
+    code = code[:at] + message_at + code[at + 2 :] + _MESSAGE
+    assert len(code) <= BOOT_CODE_BYTES
+    return code.ljust(BOOT_CODE_BYTES, b"\0")
+
+
+PENDING_STUB: Final = _stub()
+
+
+def read_boot_code(device: Path) -> bytes:
+    """Return the 440 bytes that a BIOS would run."""
+    return _read_sector(device, 512)[:BOOT_CODE_BYTES]
+
+
+def read_foreign_mbr_entries(device: Path) -> int:
+    """Return how many partitions the MBR names beside the protective one: a hybrid MBR has some."""
+    sector = _read_sector(device, 512)
+    kinds = [sector[_ENTRIES_AT + n * _ENTRY_BYTES + 4] for n in range(4)]
+    return sum(1 for kind in kinds if kind not in (0, _PROTECTIVE))
+
+
+def is_boot_code(code: bytes) -> bool:
+    """Return whether `code` is some, and not our own stub."""
+    return any(code) and code[:BOOT_CODE_BYTES] != PENDING_STUB
+
+
+def write_boot_code(device: Path, code: bytes) -> None:
+    """Put `code` before the partition entries of the first sector: one write, then a flush."""
+    if len(code) > BOOT_CODE_BYTES:
+        raise DiskError(f"boot code of {len(code)} bytes, at most {BOOT_CODE_BYTES} fit")
+    sector_bytes = block.sector_bytes(device)
+    old = _read_sector(device, sector_bytes)
+    new = bytearray(code.ljust(BOOT_CODE_BYTES, b"\0") + old[BOOT_CODE_BYTES:])
+    new[_SIGNATURE_AT : _SIGNATURE_AT + 2] = _SIGNATURE
+    write_at(device, 0, bytes(new))
+
+
+def write_at(device: Path, offset: int, data: bytes) -> None:
+    """Write `data` and flush. Raises DiskError, also when it shows only at the flush."""
+    with block.opened(device, os.O_WRONLY) as fd:
+        try:
+            done = 0
+            while done < len(data):
+                done += os.pwrite(fd, data[done:], offset + done)
+            os.fsync(fd)
+        except OSError as error:
+            raise DiskError(
+                f"could not write {len(data)} bytes to {device} at offset {offset}: "
+                f"{error.strerror}"
+            ) from error
+
+
+def read_at(device: Path, offset: int, size: int) -> bytes:
+    with block.opened(device, os.O_RDONLY) as fd:
+        try:
+            data = os.pread(fd, size, offset)
+        except OSError as error:
+            raise DiskError(
+                f"could not read {device} at offset {offset}: {error.strerror}"
+            ) from error
+    if len(data) != size:
+        raise DiskError(f"{device} ends at offset {offset + len(data)}")
+    return data
+
+
+def _read_sector(device: Path, size: int) -> bytes:
+    return read_at(device, 0, size)

@@ -1,0 +1,140 @@
+"""sfdisk(8): read and write a GPT. Sectors live here and nowhere above."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from agent.errors import DiskError
+from agent.model.plan import PlannedPartition, PlannedTable
+from agent.model.wire import BadDocument
+from agent.system.command import Runner
+
+_PLAIN: Final = frozenset(
+    b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789 .,:_+-=/()"
+)
+_FIRST_PARTITION_BYTES: Final = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class FoundTable:
+    """A partition table as sfdisk sees it. GUIDs are in lower case; a `dos` table has others."""
+
+    label: str
+    uuid: str
+    sector_bytes: int
+    partitions: tuple[PlannedPartition, ...]
+
+
+def table_script(table: PlannedTable) -> str:
+    """Return the sfdisk script for `table`. Bytes become sectors here and nowhere else.
+
+    Raises ValueError for a partition that is not made of whole sectors.
+    """
+    starts = [part.offset_bytes for part in table.partitions]
+    first = min([_FIRST_PARTITION_BYTES, *starts])
+    lines = [
+        "label: gpt",
+        f"label-id: {table.uuid}",
+        "unit: sectors",
+        f"first-lba: {_sectors(first, table.sector_bytes)}",
+        f"sector-size: {table.sector_bytes}",
+        "",
+    ]
+    for part in table.partitions:
+        fields = [
+            f"start={_sectors(part.offset_bytes, table.sector_bytes)}",
+            f"size={_sectors(part.size_bytes, table.sector_bytes)}",
+            f"type={part.type}",
+            f"uuid={part.uuid}",
+        ]
+        if part.name:
+            fields.append(f'name="{_escaped(part.name)}"')
+        if part.attributes:
+            fields.append(f'attrs="{_escaped(" ".join(part.attributes))}"')
+        lines.append(f"{part.number}: {', '.join(fields)}")
+    return "\n".join(lines) + "\n"
+
+
+def write_table(run: Runner, device: Path, table: PlannedTable) -> None:
+    """Write `table` to both ends of `device`; the kernel is told by `block.reread_table`.
+
+    The boot code in the first sector stays, and so does whatever lies inside the partitions.
+    """
+    run(
+        [
+            "sfdisk",
+            "--quiet",
+            "--no-reread",
+            "--no-tell-kernel",
+            "--wipe=never",  # a signature in the gaps is ours
+            "--wipe-partitions=never",  # at the commit they hold the restored filesystems
+            device,
+        ],
+        stdin=table_script(table),
+    )
+
+
+def read_table(run: Runner, device: Path) -> FoundTable | None:
+    """Return the table of `device`, None if it has none that sfdisk knows."""
+    answer = run(["sfdisk", "--json", device], ok=(0, 1))
+    if answer.status == 1:
+        if "does not contain a recognized partition table" in answer.stderr:
+            return None
+        raise DiskError(f"could not read the partition table of {device}: {answer.stderr.strip()}")
+    return parse_table(answer.text)
+
+
+def parse_table(text: str) -> FoundTable:
+    """Return the table in sfdisk's JSON, its numbers in bytes."""
+    try:
+        table = json.loads(text)["partitiontable"]
+        # versions before 2.35 did not say; they knew 512 only
+        sector_bytes = int(table.get("sectorsize", 512))
+        device = table["device"]
+        parts = [_partition(entry, device, sector_bytes) for entry in table.get("partitions", [])]
+        return FoundTable(table["label"], table["id"].lower(), sector_bytes, tuple(parts))
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadDocument(f"sfdisk: cannot read its answer: {error!r}") from error
+
+
+def differences(wanted: PlannedTable, found: FoundTable | None) -> tuple[str, ...]:
+    """Return in words how `found` is not the table that was to be written."""
+    if found is None:
+        return ("there is no table",)
+    if found.label != "gpt" or found.uuid != wanted.uuid:
+        return (f"the table is {found.label} {found.uuid}, not gpt {wanted.uuid}",)
+    there = {part.number: part for part in found.partitions}
+    said = [
+        f"partition {part.number} is not as planned"
+        for part in wanted.partitions
+        if there.pop(part.number, None) != part
+    ]
+    said += [f"there is a partition {number} that nobody planned" for number in there]
+    return tuple(said)
+
+
+def _partition(entry: dict[str, Any], device: str, sector_bytes: int) -> PlannedPartition:
+    number = entry["node"].removeprefix(device).lstrip("p")
+    return PlannedPartition(
+        number=int(number),
+        offset_bytes=int(entry["start"]) * sector_bytes,
+        size_bytes=int(entry["size"]) * sector_bytes,
+        type=str(entry["type"]).lower(),
+        uuid=str(entry.get("uuid", "")).lower(),
+        name=entry.get("name", ""),
+        attributes=tuple(entry.get("attrs", "").split()),
+    )
+
+
+def _sectors(length_bytes: int, sector_bytes: int) -> int:
+    if length_bytes % sector_bytes:
+        raise ValueError(f"{length_bytes} bytes are not whole sectors of {sector_bytes}")
+    return length_bytes // sector_bytes
+
+
+def _escaped(text: str) -> str:
+    """Return `text` as sfdisk reads it between quotes: what is not plain as hexadecimal."""
+    return "".join(
+        chr(byte) if byte in _PLAIN else f"\\x{byte:02x}" for byte in text.encode("utf-8")
+    )
