@@ -50,7 +50,7 @@ def verify_volume(
 
     Call it before anything in the volume is changed. `skip`: ranges of the volume that were
     withheld; the rest of a chunk that they touch is compared byte by byte with the chunk
-    fetched anew. Raises DiskError, naming disk, serial and offset, for the first chunk that differs.
+    fetched anew. Raises DiskError, with disk, serial and offset, for the first that differs.
     """
     stages = Stages()
     if mode is Verify.NONE:
