@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from agent.system.command import Runner
-from agent.tools.fat import Fat, find_directory, find_file
+from agent.tools.fat_directory import Fat, find_directory, find_file
 
 EFIVARS: Final = Path("/sys/firmware/efi/efivars")
 FALLBACK: Final = {"x86_64": "EFI/BOOT/BOOTX64.EFI", "aarch64": "EFI/BOOT/BOOTAA64.EFI"}

@@ -10,7 +10,16 @@ from agent.system.command import Runner
 from agent.tools.sfdisk import read_table
 from agent.units import Extent, MiB
 
+EDGE_BYTES = 4 * MiB
+"""How much goes at each end of an old partition: more than any signature reaches."""
 _PIECE = bytes(MiB)
+
+
+def both_ends(extent: Extent, edge_bytes: int = EDGE_BYTES) -> tuple[Extent, ...]:
+    """Return the first and the last `edge_bytes` of `extent`: one run if they meet."""
+    if extent.size <= 2 * edge_bytes:
+        return (extent,)
+    return (Extent(extent.offset, edge_bytes), Extent(extent.end - edge_bytes, edge_bytes))
 
 
 def find_signatures(run: Runner, device: Path) -> tuple[str, ...]:

@@ -1,0 +1,69 @@
+"""mount(8) as context managers. Unmounting that fails is an error: data may not be written."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Final
+
+from agent.system.command import Runner
+from agent.system.rooted import RootedTree
+
+SOURCE_OPTIONS: Final = "ro,noload,nosuid,nodev,noexec,noatime"
+"""For capture: no write at all, not even the journal's."""
+TARGET_OPTIONS: Final = "rw,nosuid,nodev,noexec,noatime"
+"""For a deployed system: its programs and device nodes mean nothing to us."""
+
+
+@contextmanager
+def mounted(run: Runner, device: Path, where: Path, fstype: str, options: str) -> Iterator[Path]:
+    """Yield `where` with `device` mounted on it; afterwards it is written out and unmounted."""
+    where.mkdir(parents=True, exist_ok=True)
+    run(["mount", "-t", fstype, "-o", options, device, where])
+    try:
+        yield where
+    finally:
+        _unmount(run, where)
+
+
+@contextmanager
+def mounted_below(
+    run: Runner, tree: RootedTree, device: Path, where: str, fstype: str, options: str
+) -> Iterator[None]:
+    """Mount `device` on the directory `where` *of the system* `tree`, whatever links say.
+
+    The real directory is found inside the root first, so a link cannot make us mount over ours.
+    """
+    with tree.directory(where) as handle:
+        real = handle.readlink()
+    with mounted(run, device, real, fstype, options):
+        yield
+
+
+@contextmanager
+def mounted_system(
+    run: Runner, where: Path, parts: Iterable[tuple[Path, str]], options: str, fstype: str = "ext4"
+) -> Iterator[RootedTree]:
+    """Yield the files of a system whose parts are (device, mount point), `/` the first."""
+    (root, top), *others = parts
+    assert top == "/"
+    with ExitStack() as stack:
+        stack.enter_context(mounted(run, root, where, fstype, options))
+        for device, point in others:
+            with RootedTree(where) as tree:
+                if tree.is_directory(point):
+                    stack.enter_context(mounted_below(run, tree, device, point, fstype, options))
+        yield stack.enter_context(RootedTree(where))
+
+
+def _unmount(run: Runner, where: Path) -> None:
+    if "rw" in _options_of(where):
+        run(["sync", "--file-system", where])
+    run(["umount", where])
+
+
+def _options_of(where: Path) -> tuple[str, ...]:
+    for line in Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines():
+        _device, point, _kind, options, *_ = line.split(" ")
+        if point == str(where):
+            return tuple(options.split(","))
+    return ("rw",)
