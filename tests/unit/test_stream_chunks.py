@@ -1,0 +1,116 @@
+"""Geometry: which bytes a chunk has, which chunks a request fetches, what a sample is."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.errors import AgentError
+from agent.model.layout import Raw, Volume
+from agent.model.template import CHUNK_BYTES, PACK_TYPE, Descriptor, IndexEntry
+from agent.stream.blocks import overlap, without
+from agent.stream.capture import Chunk, VolumeSource, chunks_of
+from agent.stream.fetch import RUN_BYTES, in_runs
+from agent.stream.template import VolumeBlobs
+from agent.stream.verify import sample
+from agent.units import Extent, MiB
+
+HEX = "ab" * 32
+
+
+def make_source(*used: Extent, blank: tuple[Extent, ...] = ()) -> VolumeSource:
+    volume = Volume(
+        id="root",
+        on="disk0",
+        content=Raw(),
+        size_bytes=100 * MiB,
+        used_bytes=0,
+        minimum_bytes=100 * MiB,
+    )
+    return VolumeSource(volume, Path("/dev/null"), 0, used, blank)
+
+
+def test_extents_are_cut_at_chunks_and_join_where_they_touch() -> None:
+    used = (Extent(0, 512), Extent(512, 512), Extent(CHUNK_BYTES - 512, 1024))
+    assert list(chunks_of(make_source(*used))) == [
+        Chunk(0, (Extent(0, 1024), Extent(CHUNK_BYTES - 512, 512))),
+        Chunk(1, (Extent(CHUNK_BYTES, 512),)),
+    ]
+
+
+def test_a_chunk_knows_what_is_blank_in_it() -> None:
+    blank = (Extent(CHUNK_BYTES - 10, 20),)
+    chunks = list(chunks_of(make_source(Extent(0, 3 * CHUNK_BYTES), blank=blank)))
+    assert [chunk.blank for chunk in chunks] == [blank, blank, ()]
+
+
+@pytest.mark.parametrize(
+    "used",
+    [
+        (Extent(512, 512), Extent(0, 512)),
+        (Extent(0, 1024), Extent(512, 1024)),
+        (Extent(100 * MiB - 512, 1024),),
+    ],
+)
+def test_extents_that_cannot_be_are_refused(used: tuple[Extent, ...]) -> None:
+    with pytest.raises(AgentError, match="used extents of root are not in order, or not inside"):
+        list(chunks_of(make_source(*used)))
+
+
+def positions(extents: tuple[Extent, ...]) -> set[int]:
+    return {at for run in extents for at in range(run.offset, run.end)}
+
+
+runs = st.lists(st.tuples(st.integers(0, 200), st.integers(1, 30)), max_size=6).map(
+    lambda pairs: tuple(Extent(offset, size) for offset, size in sorted(pairs))
+)
+
+
+@given(runs, runs)
+def test_without_takes_out_just_the_holes(
+    extents: tuple[Extent, ...], holes: tuple[Extent, ...]
+) -> None:
+    left = without(extents, holes)
+    assert positions(left) == positions(extents) - positions(holes)
+
+
+@given(st.integers(0, 50), st.integers(1, 50), st.integers(0, 50), st.integers(1, 50))
+def test_overlap_is_what_both_have(a: int, b: int, c: int, d: int) -> None:
+    one, other = Extent(a, b), Extent(c, d)
+    common = overlap(one, other)
+    assert positions((common,) if common else ()) == positions((one,)) & positions((other,))
+
+
+def entry(number: int, pack: int, offset: int, stored: int) -> IndexEntry:
+    extents = ((number * CHUNK_BYTES, CHUNK_BYTES),)
+    return IndexEntry(number, extents, pack, offset, stored, HEX if stored else None, HEX)
+
+
+def blob(name: str) -> Descriptor:
+    return Descriptor(media_type=PACK_TYPE, digest=f"sha256:{name * 64}", size=64 * MiB)
+
+
+def test_a_run_stays_in_one_pack_and_within_its_size() -> None:
+    entries = [entry(number, 0, number * 3 * MiB, 3 * MiB) for number in range(7)]
+    entries += [entry(7, -1, 0, 0), entry(8, 1, 0, 100), entry(9, 1, 100, 100)]
+    found = list(in_runs(entries, VolumeBlobs(blob("c"), {0: blob("a"), 1: blob("b")})))
+    assert [[item.number for item in run.entries] for run in found] == [
+        [0, 1, 2, 3, 4],
+        [5, 6],
+        [8, 9],
+        [7],
+    ]
+    assert [run.pack and run.pack.digest[7] for run in found] == ["a", "a", "b", None]
+    assert all(sum(item.stored_bytes for item in run.entries) <= RUN_BYTES for run in found)
+
+
+@given(st.integers(1, 500), st.integers(0, 2**32))
+def test_a_sample_has_both_ends_and_at_least_five_percent(count: int, seed: int) -> None:
+    entries = [entry(number, 0, number, 1) for number in range(count)]
+    chosen = [item.number for item in sample(entries, count, seed)]
+    assert chosen[0] == 0
+    assert chosen[-1] == count - 1
+    assert chosen == sorted(set(chosen))
+    assert len(chosen) * 20 >= count
+    assert chosen == [item.number for item in sample(entries, count, seed)]
