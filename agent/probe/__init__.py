@@ -7,12 +7,13 @@ from agent.probe.board import probe_board, probe_cpu, probe_kernel, probe_memory
 from agent.probe.disks import probe_disks
 from agent.probe.firmware import probe_firmware
 from agent.probe.network import Link, probe_links, probe_nics
+from agent.probe.page import render_inventory
 from agent.probe.raid import probe_md_arrays, probe_raid_controllers
 from agent.probe.tree import Tree
 from agent.probe.udev import UdevDb, probe_udev
 from agent.system.command import Runner
 
-__all__ = ["probe_inventory"]
+__all__ = ["probe_inventory", "render_inventory"]
 
 
 def probe_inventory(
