@@ -359,10 +359,12 @@ class FoundLayout(Value, frozen=True, kw_only=True):
     partitions: tuple[FoundPartition, ...] = ()
     boot_code: bool = False
     """The first 440 bytes hold something, and not our own stub."""
+    efi_loader: str | None = None
+    """The loader on the ESP, `EFI/debian/shimx64.efi`, if there is one."""
     has_fallback_loader: bool | None = None
-    r"""`\EFI\BOOT\BOOTX64.EFI` exists; None: there is no ESP."""
-    dos_partitions_in_mbr: bool = False
-    """A hybrid MBR: partitions beside the protective one."""
+    """The loader that firmware finds by itself exists; None: there is no ESP."""
+    is_hybrid: bool = False
+    """The MBR names partitions beside the protective one."""
 
 
 class RedactedFile(Value, frozen=True, kw_only=True):
