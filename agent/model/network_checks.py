@@ -87,7 +87,8 @@ def _cards(config: NetworkConfig) -> Iterator[str]:
 def _references(config: NetworkConfig) -> Iterator[str]:
     known = {device.id: device for device in config.devices}
     users: dict[str, str] = {}
-    for master in (*config.bonds, *config.bridges):
+    masters: tuple[Bond | Bridge, ...] = (*config.bonds, *config.bridges)
+    for master in masters:
         if isinstance(master, Bond) and not master.interfaces:
             yield f"{path_of(master)}.interfaces: a bond needs a member"
         for index, member in enumerate(master.interfaces):

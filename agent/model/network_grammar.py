@@ -2,7 +2,7 @@
 
 import ipaddress
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
@@ -14,7 +14,10 @@ INTERFACE_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,14}", re.ASCII)
 """What the kernel takes (15 bytes, no colon) without what a file format could read otherwise."""
 DEVICE_ID: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,31}", re.ASCII)
 NAME_PATTERN: Final = re.compile(r"[A-Za-z*?][A-Za-z0-9_.*?-]{0,14}", re.ASCII)
-RESERVED_NAMES: Final = frozenset({"lo", "all", "default", "none", "bonding_masters"})
+RESERVED_NAMES: Final = frozenset(
+    ["lo", "all", "default", "none", "bonding_masters", "y", "n", "yes", "no", "on", "off", "true", "false", "null"]
+)
+"""What the kernel keeps for itself, and what YAML would not take for a word."""
 MAC: Final = re.compile(r"[0-9A-Fa-f]{2}(?::[0-9A-Fa-f]{2}){5}", re.ASCII)
 DOMAIN: Final = re.compile(
     r"(?=.{1,253}\Z)[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9])?"
@@ -23,6 +26,7 @@ DOMAIN: Final = re.compile(
 )
 MILLISECONDS: Final = re.compile(r"(\d{1,6})(ms|s)?", re.ASCII)
 SECONDS: Final = re.compile(r"(\d{1,6})s?", re.ASCII)
+NOTHING: Final[Sequence[Any]] = ()
 
 
 def shown(value: Any) -> str:
@@ -33,19 +37,19 @@ def shown(value: Any) -> str:
 
 def interface_name(text: str) -> str:
     """Return `text` if the kernel and every stack take it as a name. Raises ValueError."""
-    if not INTERFACE_NAME.fullmatch(text) or text in RESERVED_NAMES:
+    if not INTERFACE_NAME.fullmatch(text) or text.lower() in RESERVED_NAMES:
         raise ValueError(f"not the name of an interface: {shown(text)}")
     return text
 
 
 def device_id(text: str) -> str:
-    if not DEVICE_ID.fullmatch(text) or text in RESERVED_NAMES:
+    if not DEVICE_ID.fullmatch(text) or text.lower() in RESERVED_NAMES:
         raise ValueError(f"not a name for a device: {shown(text)}")
     return text
 
 
 def name_pattern(text: str) -> str:
-    if not NAME_PATTERN.fullmatch(text) or text in RESERVED_NAMES:
+    if not NAME_PATTERN.fullmatch(text) or text.lower() in RESERVED_NAMES:
         raise ValueError(f"not the name of an interface, with or without * and ?: {shown(text)}")
     return text
 
@@ -211,7 +215,7 @@ class Section:
     def texts(self, key: str, grammar: Callable[[str], str]) -> tuple[str, ...]:
         """Return a list of words, each by `grammar`, none twice."""
         found: list[str] = []
-        for index, value in enumerate(self.take(key, a_list, [])):
+        for index, value in enumerate(self.take(key, a_list, NOTHING)):
             try:
                 word = grammar(a_string(value))
             except ValueError as error:
@@ -232,7 +236,7 @@ class Section:
     def sections(self, key: str) -> list["Section"]:
         """Return a list of mappings: `routes`."""
         found: list[Section] = []
-        for index, value in enumerate(self.take(key, a_list, [])):
+        for index, value in enumerate(self.take(key, a_list, NOTHING)):
             if isinstance(value, Mapping):
                 found.append(Section(f"{self.path}.{key}[{index}]", value, self.objections))
             else:
@@ -252,10 +256,10 @@ def a_string(value: Any) -> str:
     return value
 
 
-def a_list(value: Any) -> list[Any]:
+def a_list(value: Any) -> Sequence[Any]:
     if not isinstance(value, list | tuple):
         raise ValueError(f"expected a list, got {shown(value)}")
-    return list(value)
+    return value
 
 
 def a_mapping(value: Any) -> Mapping[str, Any] | None:

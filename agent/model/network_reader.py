@@ -108,6 +108,8 @@ def _match(at: Section) -> Match | None:
     )
     if not section.has("macaddress") and not section.has("name"):
         section.object_to("", "needs macaddress or name; an empty match would take every card")
+    if section.has("macaddress") and section.has("name"):
+        section.object_to("", "takes macaddress or name, not both")
     section.finish()
     return match
 

@@ -168,7 +168,8 @@ class NetworkConfig(Value, frozen=True, kw_only=True):
 
     def masters(self) -> Iterator[tuple[Bond | Bridge, str]]:
         """Yield each bond or bridge with each of its members' ids."""
-        for master in (*self.bonds, *self.bridges):
+        masters: tuple[Bond | Bridge, ...] = (*self.bonds, *self.bridges)
+        for master in masters:
             for member in master.interfaces:
                 yield master, member
 
