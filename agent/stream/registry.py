@@ -255,9 +255,9 @@ class BlobUpload:
             if response.status_code != 202:  # whoever retries asks the server what it has
                 raise Transient(f"PATCH {self.location}: {response.status_code} at {offset}")
             self.location = self.client.own_url(response, self.location)
-            held = _held(response)
-        if held != end:
-            raise Transient(f"{self.location}: {end} bytes were sent, the server has {held}")
+            last = _last_held(response)
+        if last != end - 1:
+            raise Transient(f"{self.location}: {end} bytes were sent, the server has {last + 1}")
 
     def offset(self) -> int | None:
         """Return how many bytes the server has, or None if it knows nothing of this upload."""
@@ -266,7 +266,8 @@ class BlobUpload:
                 return None
             if response.headers.get("Location"):
                 self.location = self.client.own_url(response, self.location)
-            return _held(response)
+            last = _last_held(response)
+            return last + 1 if last else 0  # `0-0` is one byte, or what most say for none
 
     def finish(self, digest: Digest) -> None:
         """Close the blob. The server checks the digest."""
@@ -280,12 +281,10 @@ class BlobUpload:
             pass
 
 
-def _held(response: requests.Response) -> int:
-    """Return how many bytes the Range header says are there. `0-0` is what most say for none."""
+def _last_held(response: requests.Response) -> int:
+    """Return the number of the last byte that the server says it has."""
     found = re.fullmatch(r"(?:bytes=)?0-(\d+)", response.headers.get("Range", ""))
-    if not found:
-        return 0
-    return int(found[1]) + 1 if int(found[1]) else 0
+    return int(found[1]) if found else 0
 
 
 def _check_answer(
