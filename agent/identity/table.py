@@ -9,9 +9,9 @@ import re
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Final
 
+from agent.errors import AgentError
 from agent.identity.ssh import AUTHORIZED_KEYS, HOST_KEYS, set_authorized_keys, set_host_keys
 from agent.identity.values import Context, Deed, Touched
 
@@ -22,8 +22,7 @@ _DBUS_ID: Final = "/var/lib/dbus/machine-id"
 _SYSCONFIG: Final = "/etc/sysconfig/network"
 _CLOUD: Final = "/etc/cloud/cloud.cfg.d/99-metalcast.cfg"
 _CLOUD_TEXT: Final = """\
-# Written by Metalcast: name, keys and network of this machine are set already.
-network: {config: disabled}
+# Written by Metalcast: name and keys of this machine are set already.
 preserve_hostname: true
 ssh_deletekeys: false
 """
@@ -171,14 +170,23 @@ def forget_cloud(context: Context) -> Iterator[Touched]:
 
 
 def set_network(context: Context) -> Iterator[Touched]:
-    """The rendered files; those that would contradict them go first."""
+    """The rendered files; those that would contradict them go first.
+
+    Raises AgentError if the system lacks what the files need: it would boot without a network.
+    """
     tree, network = context.tree, context.network
-    for path in network.stale:
-        if path not in network.files and tree.remove(path):
+    if missing := [why for path, why in network.needs if not tree.exists(path)]:
+        raise AgentError(f"the network cannot be as asked: {'; '.join(missing)}")
+    stale = sorted({path for pattern in network.stale for path in tree.glob(pattern)})
+    for path in stale:
+        if path not in network.files and path not in network.kept and tree.remove(path):
             yield Touched(path, Deed.REMOVED, "network")
-    for path, text in network.files.items():
-        tree.make_directories(str(PurePosixPath(path).parent))
-        tree.write(path, text, mode=network.modes.get(path))
+    for path, file in network.files.items():
+        if file.only_if is not None and not tree.exists(file.only_if):
+            continue
+        if file.keep_link and tree.kind(path) == "link":
+            continue
+        tree.write(path, file.text, mode=file.mode)
         yield Touched(path, Deed.WRITTEN, "network")
 
 

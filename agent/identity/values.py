@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from agent.model.job import Identity
+from agent.model.template import NetworkStack
+from agent.network.stale import KEPT, stale_paths
+from agent.network.tree import File, RenderedTree
 from agent.system.command import Runner
 from agent.system.rooted import RootedTree
 
@@ -27,12 +30,18 @@ class Touched:
 
 @dataclass(frozen=True, slots=True)
 class NetworkFiles:
-    """Rendered network files by path, and those that would stand beside them and must go."""
+    """Rendered network files by path, and patterns of those that would contradict them."""
 
-    files: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, File] = field(default_factory=dict)
     stale: tuple[str, ...] = ()
-    modes: Mapping[str, int] = field(default_factory=dict)
-    """Only where it is not 0644: keyfiles are 0600."""
+    kept: frozenset[str] = frozenset()
+    """Files that stay although a pattern of `stale` names them."""
+    needs: tuple[tuple[str, str], ...] = ()
+    """Paths that the system must hold for the files to work, each with the reason."""
+
+    @classmethod
+    def of(cls, rendered: RenderedTree, stack: NetworkStack) -> "NetworkFiles":
+        return cls(rendered.files, stale_paths(stack), KEPT, rendered.needs)
 
 
 @dataclass(frozen=True, slots=True)
