@@ -214,7 +214,7 @@ class CheckFilesystems(Value, frozen=True, kw_only=True, tag="check", tag_field=
     destructive = False
 
     def summary(self) -> str:
-        return f"check {len(self.numbers)} filesystems"
+        return f"check the ext filesystems ({len(self.numbers)})"
 
 
 class EfiEntry(Value, frozen=True, kw_only=True, tag="efi-entry", tag_field="kind"):

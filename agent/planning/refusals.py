@@ -4,10 +4,13 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
+from agent.errors import AgentError, Refused
 from agent.model.inventory import Drive, Found, Inventory
 from agent.model.job import DeploySpec
 from agent.model.layout import PENDING_TYPE, BootCode, Disk, Ext, Partition, Swap, Volume
+from agent.model.network import parse_network_config
 from agent.model.template import FORMAT_VERSION, TemplateConfig
+from agent.network import default_network, render_network
 from agent.planning.free_space import overlaps, usable
 from agent.units import align_up, format_bytes
 
@@ -47,6 +50,7 @@ def objections(
     yield from _about_disk(drive)
     yield from _about_contents(inventory, template, spec, drive)
     yield from _about_fit(template, drive)
+    yield from _about_network(inventory, template, spec)
 
 
 def valuables(drive: Drive) -> tuple[Found, ...]:
@@ -111,8 +115,6 @@ def _about_template(template: TemplateConfig, spec: DeploySpec) -> Iterator[str]
             f"{name} has no root filesystem that we can write, "
             "so hostname, keys and network cannot be set"
         )
-    if spec.network is not None and (template.os is None or template.os.network_stack is None):
-        yield f"a network is asked for, but {name} has no network stack that we know"
     if spec.grow is not None and spec.grow != "/":
         found = [volume for volume in layout.volumes if volume.mount == spec.grow]
         if not found:
@@ -214,6 +216,28 @@ def _about_fit(template: TemplateConfig, drive: Drive) -> Iterator[str]:
             f"{_exact(last.extent.end)}), {drive.path} has {_exact(drive.size_bytes)}; "
             f"its volumes could shrink to {format_bytes(least)}, but this release does not shrink"
         )
+
+
+def _about_network(
+    inventory: Inventory, template: TemplateConfig, spec: DeploySpec
+) -> Iterator[str]:
+    """What is asked is rendered here and thrown away: what cannot be is known before a write."""
+    stack = template.os.network_stack if template.os else None
+    if stack is None:
+        if spec.network is not None:
+            yield f"a network is asked for, but {template.name} has no network stack that we know"
+        return
+    try:
+        config = (
+            parse_network_config(spec.network)
+            if spec.network is not None
+            else default_network(inventory.nics)
+        )
+        render_network(config, stack, inventory.nics)
+    except Refused as error:
+        yield from error.objections
+    except AgentError as error:
+        yield str(error)
 
 
 def needs_bytes(last_end: int, sector_bytes: int) -> int:
