@@ -109,6 +109,15 @@ class State:
         loop = asyncio.get_running_loop()
         return await asyncio.shield(loop.run_in_executor(self._thread, transact))
 
+    def ask(self, call: Callable[[sqlite3.Connection], T]) -> T:
+        """Like `run`, for the rare caller that cannot await: it blocks for a moment."""
+
+        def transact() -> T:
+            with transaction(self._connection):
+                return call(self._connection)
+
+        return self._thread.submit(transact).result()
+
     def close(self) -> None:
         self._thread.submit(self._connection.close).result()
         self._thread.shutdown()

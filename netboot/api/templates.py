@@ -1,0 +1,56 @@
+"""Templates, for operators."""
+
+from typing import Final
+
+from aiohttp import web
+
+from netboot.auth import Access
+from netboot.context import ANY_CHANGE, context_of
+from netboot.routes import Route, json_response, path_value
+from netboot.templates import TemplateShown, TemplateSummary
+
+
+async def list_templates(request: web.Request) -> web.Response:
+    return json_response(await context_of(request).templates.list())
+
+
+async def show_template(request: web.Request) -> web.Response:
+    reference = path_value(request, "template")
+    return json_response(await context_of(request).templates.show(reference))
+
+
+async def remove_template(request: web.Request) -> web.Response:
+    context = context_of(request)
+    await context.templates.remove(path_value(request, "template"))
+    context.wakeups.wake(ANY_CHANGE)
+    return web.Response(status=204)
+
+
+ROUTES: Final = (
+    Route(
+        "GET",
+        "/api/v1/templates",
+        Access.OPERATOR,
+        list_templates,
+        "Every template in the store, by name and tag",
+        response=tuple[TemplateSummary, ...],
+    ),
+    Route(
+        "GET",
+        "/api/v1/templates/{template}",
+        Access.OPERATOR,
+        show_template,
+        "One template with its recorded configuration",
+        response=TemplateShown,
+        errors=(404, 422),
+    ),
+    Route(
+        "DELETE",
+        "/api/v1/templates/{template}",
+        Access.OPERATOR,
+        remove_template,
+        "Remove a template; space is freed later",
+        status=204,
+        errors=(404,),
+    ),
+)

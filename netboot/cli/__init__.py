@@ -1,0 +1,1 @@
+"""`metalcast`: words in, exit status out."""

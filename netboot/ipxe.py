@@ -1,0 +1,95 @@
+"""iPXE scripts. Pure: values that passed a strict grammar in, text out.
+
+Nothing is ever escaped here: a value that could mean something to iPXE does not get in.
+"""
+
+import re
+from pathlib import Path
+from typing import Final
+
+import jinja2
+
+from agent.errors import UsageError
+
+TEMPLATES: Final = Path(__file__).resolve().parent.parent / "templates" / "ipxe"
+
+MACHINE: Final = re.compile(r"[0-9a-f]{2}(-[0-9a-f]{2}){5}")
+JOB: Final = re.compile(r"j-[0-9a-f]{12}")
+UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+HOST: Final = re.compile(
+    r"(?:[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?|\[[0-9a-f:]{2,39}\])(?::[1-9][0-9]{0,4})?"
+)
+URL: Final = re.compile(rf"https?://{HOST.pattern}(?:/[A-Za-z0-9._~/-]{{0,200}})?")
+WORD: Final = re.compile(r"[A-Za-z0-9._,:=/@+-]{1,256}")
+PLATFORMS: Final = ("pcbios", "efi")
+ARCHITECTURES: Final = ("x86_64", "i386")
+"""i386 is what a BIOS build of iPXE says of itself; the machine may well be a 64-bit one."""
+CONSOLES: Final = ("console=tty0", "console=ttyS0,115200")
+
+_ENVIRONMENT: Final = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(TEMPLATES),
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+    autoescape=False,  # noqa: S701 - not HTML; every value passes a grammar
+)
+
+
+def parse_word(text: str) -> str:
+    """Return `text` if it can be one kernel argument. Raises UsageError."""
+    if not WORD.fullmatch(text):
+        raise UsageError(
+            f"not a kernel argument: {text[:80]!a}",
+            hint="letters, digits and . _ , : = / @ + - only",
+        )
+    return text
+
+
+def parse_url(text: str) -> str:
+    """Return `text` without its last slash if it can be a server's URL. Raises UsageError."""
+    if not URL.fullmatch(text):
+        raise UsageError(
+            f"not a server's URL: {text[:80]!a}", hint="write http://ADDRESS:8470"
+        )
+    return text.rstrip("/")
+
+
+def render_boot() -> str:
+    """Return the script that every machine loads first: it asks again with the machine's name."""
+    return _ENVIRONMENT.get_template("boot.ipxe.j2").render()
+
+
+def render_agent(
+    machine: str, server: str, job: str | None = None, extra: tuple[str, ...] = ()
+) -> str:
+    """Return the script that boots the agent. Raises ValueError for a value of bad grammar."""
+    _demand(MACHINE, machine)
+    _demand(URL, server)
+    for word in extra:
+        _demand(WORD, word)
+    if job is not None:
+        _demand(JOB, job)
+    words = (
+        "initrd=initrd.img",
+        f"BOOTIF=01-{machine}",
+        f"metalcast.server={server}",
+        *(() if any(word.startswith("console=") for word in extra) else CONSOLES),
+        *extra,
+    )
+    template = _ENVIRONMENT.get_template("agent.ipxe.j2")
+    return template.render(
+        machine=machine, server=server, job=job or "none yet", arguments=" ".join(words)
+    )
+
+
+def render_disk(machine: str, reason: str) -> str:
+    """Return the script that hands over to the machine's own disk."""
+    _demand(MACHINE, machine)
+    _demand(re.compile(r"[a-z0-9 -]{1,80}"), reason)
+    return _ENVIRONMENT.get_template("disk.ipxe.j2").render(machine=machine, reason=reason)
+
+
+def _demand(grammar: re.Pattern[str], value: str) -> None:
+    if not grammar.fullmatch(value):
+        raise ValueError(f"not fit for a boot script: {value[:80]!a}")
