@@ -211,6 +211,15 @@ def partition_path(disk: StrPath, number: int) -> str:
     return f"{text}p{number}" if re.search(r"\d$", text) else f"{text}{number}"
 
 
+def partition_nodes(disk: StrPath) -> tuple[Path, ...]:
+    """Return the device nodes of the partitions that the kernel now sees on `disk`, sorted."""
+    below = Path("/sys/class/block") / Path(disk).name
+    if not below.is_dir():
+        return ()
+    names = (entry.name for entry in below.iterdir() if (entry / "partition").exists())
+    return tuple(sorted(Path("/dev") / name for name in names))
+
+
 def _ask(fd: int, request: int, answer_bytes: int, path: StrPath) -> bytes:
     try:
         return fcntl.ioctl(fd, request, b"\0" * answer_bytes)

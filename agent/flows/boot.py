@@ -1,0 +1,183 @@
+"""The netbooted agent: say hello, claim a job, do it, report, reboot."""
+
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar, assert_never
+
+from agent.client import JobPoster, ServerClient
+from agent.console import Console
+from agent.errors import (
+    AgentError,
+    ClaimRefused,
+    DiskState,
+    ExitStatus,
+    ServerError,
+    StepFailed,
+    exit_status,
+    hint_of,
+    reasons,
+)
+from agent.flows.capture import capture
+from agent.flows.deploy import deploy
+from agent.flows.version import version
+from agent.flows.workplace import Workplace
+from agent.model.event import Failed, Failure, Level, Logged, Succeeded
+from agent.model.inventory import Inventory
+from agent.model.job import CaptureSpec, Claim, DeploySpec, Finish, Hello, InspectSpec, MachineId
+from agent.probe import probe_inventory
+from agent.report import EventPoster, Report, log_file, tee
+from agent.stream.registry import RegistryClient
+from agent.system.command import Runner
+
+T = TypeVar("T")
+
+LOG = Path("/run/metalcast/log.jsonl")
+CLAIM_WAIT_S = 25
+SERVER_TRIES_S = (2, 3, 5, 10, 15, 30)
+
+
+@dataclass(slots=True)
+class NetbootedAgent:
+    """One agent from its start to its end. `agent` is 128 random bits: who knows them is it."""
+
+    run: Runner
+    console: Console
+    server: ServerClient
+    boot_mac: str | None
+    agent: str
+    sleep: Callable[[float], None] = time.sleep
+
+    def work(self) -> Finish:
+        """Claim jobs and do them until one ends in a reboot or power-off; return which.
+
+        Raises ServerError when the server stays away, whatever the job's own end was.
+        """
+        inventory = probe_inventory(self.run, boot_mac=self.boot_mac)
+        machine = self._hello(inventory)
+        self.console.say(f"This machine is {machine}; it waits for a job.")
+        while True:
+            claim = self._claim(machine)
+            if claim is None:
+                continue
+            finish = self.do(claim, inventory)
+            if finish is not Finish.STAY:
+                return finish
+
+    def do(self, claim: Claim, inventory: Inventory) -> Finish:
+        """Do one claimed job and report its end. Never raises for what the job did."""
+        job = claim.job
+        self.console.say(f"Job {job.id}: {job.spec.__struct_config__.tag}")
+        client = ServerClient(self.server.base_url, claim.token)
+        poster = EventPoster(JobPoster(client, job.id))
+        local = tee(self.console.report, log_file(LOG))
+        report = tee(local, poster.report)
+        registry = RegistryClient(self.server.base_url, claim.repository, claim.token)
+        place = Workplace(
+            self.run, inventory, report, registry, partial(poster.confirm), self.boot_mac
+        )
+        try:
+            result = carry_out_job(claim, place)
+        except ClaimRefused as error:
+            local(Failed(failure=failure_of(error)))
+            return Finish.STAY
+        except Exception as error:
+            return self._failed(error, local, poster)
+        finally:
+            registry.close()
+        report(Succeeded(result=result))
+        poster.close()
+        return job.spec.finish
+
+    def _failed(self, error: Exception, local: Report, poster: EventPoster) -> Finish:
+        """Tell of a failure here and at the server, and stay: somebody should look."""
+        failed = Failed(failure=failure_of(error))
+        local(failed)
+        if not isinstance(error, AgentError):
+            self.console.say(traceback_of(error))
+        try:
+            if not isinstance(error, AgentError):
+                poster.report(Logged(level=Level.ERROR, message=traceback_of(error)))
+            poster.report(failed)
+            poster.close()
+        except (ServerError, ClaimRefused) as lost:
+            self.console.say(f"warning: the server was not told: {lost}")
+        return Finish.STAY
+
+    def _hello(self, inventory: Inventory) -> MachineId:
+        hello = Hello(
+            agent=self.agent,
+            version=version(),
+            macs=macs_of(inventory),
+            uuid=inventory.board.uuid,
+            inventory=inventory,
+        )
+        return self._patiently(lambda: self.server.hello(hello)).machine
+
+    def _claim(self, machine: MachineId) -> Claim | None:
+        try:
+            return self._patiently(lambda: self.server.claim(machine, self.agent, CLAIM_WAIT_S))
+        except ClaimRefused as error:
+            self.console.say(f"waiting: {error}")
+            self.sleep(10)
+            return None
+
+    def _patiently(self, ask: Callable[[], T]) -> T:
+        """Return what `ask` gives, asking again while the server is away."""
+        for pause_s in SERVER_TRIES_S:
+            try:
+                return ask()
+            except ServerError as error:
+                if isinstance(error, ClaimRefused):
+                    raise
+                self.console.say(f"{error}; trying again in {pause_s} s")
+                self.sleep(pause_s)
+        return ask()
+
+
+def carry_out_job(claim: Claim, place: Workplace) -> dict[str, Any]:
+    """Do what the job says; return its result."""
+    job = claim.job
+    match job.spec:
+        case DeploySpec() as spec:
+            if job.template_digest is None:
+                raise ServerError("the job names no template digest")
+            return deploy(place, spec, job.template_digest, job.id)
+        case CaptureSpec() as spec:
+            return capture(place, spec)
+        case InspectSpec():
+            return {"disks": len(place.inventory.disks), "nics": len(place.inventory.nics)}
+    assert_never(job.spec)
+
+
+def failure_of(error: BaseException) -> Failure:
+    """Return `error` for a person: summary, causes, how the disk was left, the next step."""
+    summary, *because = reasons(error)
+    state = error.state if isinstance(error, StepFailed) else DiskState.UNCHANGED
+    status = exit_status(error)
+    return Failure(
+        summary=summary if status is not ExitStatus.BUG else f"bug in Metalcast: {summary}",
+        because=tuple(because),
+        disk=state.value,
+        hint=hint_of(error),
+        status=status,
+    )
+
+
+def traceback_of(error: BaseException) -> str:
+    import traceback
+
+    return "".join(traceback.format_exception(error))[-8000:]
+
+
+def macs_of(inventory: Inventory) -> tuple[MachineId, ...]:
+    """Return the machine's MACs as names, the one that booted first."""
+    nics = sorted(inventory.nics, key=lambda nic: not nic.boot)
+    return tuple(nic.mac.lower().replace(":", "-") for nic in nics)
+
+
+def new_agent_id() -> str:
+    return secrets.token_hex(16)

@@ -1,0 +1,146 @@
+"""From a template to a disk: choose, plan, show, apply."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from agent.apply import Host, apply
+from agent.errors import DiskError
+from agent.flows.network import network_files
+from agent.flows.workplace import Workplace, peak_memory_bytes
+from agent.model.event import PlanMade
+from agent.model.inventory import Drive
+from agent.model.job import DeploySpec, Verify
+from agent.model.plan import ConfigureSystem, Plan
+from agent.planning.deploy import plan_deploy
+from agent.planning.hints import pick_disk
+from agent.planning.review import render_plan
+from agent.probe import probe_inventory
+from agent.report import Report
+from agent.stream.restore import restore_volume, volume_bytes
+from agent.stream.template import Template, open_template
+from agent.stream.verify import verify_volume
+from agent.system.command import Runner
+from agent.units import Extent
+
+
+@dataclass(slots=True)
+class TemplateSource:
+    """The stream engine as `apply` wants it, with a sum of what it did."""
+
+    template: Template
+    serial: str | None
+    seconds: dict[str, float] = field(default_factory=dict)
+    fetched_bytes: int = 0
+    written_bytes: int = 0
+    read_back_bytes: int = 0
+
+    def restore(
+        self,
+        volume: str,
+        disk: Path,
+        offset_bytes: int,
+        withhold: Sequence[Extent],
+        report: Report,
+    ) -> Mapping[Extent, bytes]:
+        done = restore_volume(
+            self.template,
+            volume,
+            disk,
+            offset_bytes,
+            withhold=withhold,
+            report=report,
+            serial=self.serial,
+        )
+        self.fetched_bytes += done.bytes_fetched
+        self.written_bytes += done.bytes_written
+        self._add(done.stage_seconds)
+        return done.withheld
+
+    def verify(
+        self,
+        volume: str,
+        disk: Path,
+        offset_bytes: int,
+        mode: Verify,
+        skip: Sequence[Extent],
+        report: Report,
+    ) -> None:
+        done = verify_volume(
+            self.template,
+            volume,
+            disk,
+            offset_bytes,
+            mode,
+            skip=skip,
+            report=report,
+            serial=self.serial,
+        )
+        self.read_back_bytes += done.bytes_checked
+
+    def small(self, volume: str, max_bytes: int) -> bytes:
+        return volume_bytes(self.template, volume, max_bytes)
+
+    def _add(self, seconds: Mapping[str, float]) -> None:
+        for stage, took in seconds.items():
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + took
+
+
+def make_plan(
+    place: Workplace, spec: DeploySpec, reference: str, job: str
+) -> tuple[Plan, Template]:
+    """Verify the template's manifest, choose the disk and decide. Nothing is written.
+
+    Raises PlanRefused with every objection, TemplateError, ServerError.
+    """
+    template = open_template(place.registry, reference)
+    drive = pick_disk(spec.disk, place.inventory.disks)
+    plan = plan_deploy(place.inventory, template.config, spec, drive, job)
+    for step in plan.steps:
+        if isinstance(step, ConfigureSystem):
+            network_files(step, place.inventory.nics)  # refused now, not on a half-done disk
+    return plan, template
+
+
+def deploy(place: Workplace, spec: DeploySpec, reference: str, job: str) -> dict[str, Any]:
+    """Put the template that `reference` (a digest) names on the disk that `spec` asks for.
+
+    The plan is reported, and taken by the server, before the first write. Returns the result for
+    the job's record. Raises StepFailed, which says how the disk was left, and PlanRefused.
+    """
+    began = time.monotonic()
+    plan, template = make_plan(place, spec, reference, job)
+    place.report(PlanMade(text=render_plan(plan), digest=plan.digest))
+    source = TemplateSource(template, plan.target.serial)
+    host = Host(
+        run=place.run,
+        source=source,
+        look=lambda path: look_again(place.run, path),
+        inventory=place.inventory,
+        network=lambda step: network_files(step, place.inventory.nics),
+        confirm_claim=place.confirm_claim,
+    )
+    done = apply(plan, host, place.report)
+    return {
+        "template": template.digest,
+        "disk": plan.target.identity,
+        "plan": plan.digest,
+        "fetched_bytes": source.fetched_bytes,
+        "written_bytes": source.written_bytes,
+        "read_back_bytes": source.read_back_bytes,
+        "stage_seconds": {stage: round(took, 2) for stage, took in source.seconds.items()},
+        "personal_files": sorted({touched.path for touched in done.touched}),
+        "warnings": done.warnings,
+        "seconds": round(time.monotonic() - began, 1),
+        "peak_memory_bytes": peak_memory_bytes(),
+    }
+
+
+def look_again(run: Runner, path: str) -> Drive:
+    """Return what the disk at `path` is now. Raises DiskError if it is gone."""
+    for drive in probe_inventory(run).disks:
+        if drive.path == path:
+            return drive
+    raise DiskError(f"{path} is gone", hint="is the drive still plugged in?")
