@@ -73,7 +73,7 @@ def parse_vlan(text: str) -> Vlan:
     found = re.search(r"(\d+)$", name)
     if not colon or not found or not 1 <= int(found[1]) <= 4094:
         raise ValueError("expected NAME:PARENT, NAME ending with a tag from 1 to 4094")
-    return Vlan(_interface(name), _interface(parent), int(found[1]))
+    return Vlan(_interface(name), _port(parent), int(found[1]))
 
 
 def parse_bond(text: str) -> Bond:
@@ -82,7 +82,7 @@ def parse_bond(text: str) -> Bond:
     if len(fields) > 4:
         raise ValueError("expected NAME:PORT,PORT:OPTIONS:MTU")
     fields += [""] * (4 - len(fields))
-    ports = tuple(_interface(port) for port in (fields[1] or "eth0,eth1").split(","))
+    ports = tuple(_port(port) for port in (fields[1] or "eth0,eth1").split(","))
     options = []
     for word in (word for word in re.split(r"[,;]", fields[2]) if word):
         if not _OPTION.fullmatch(word):
@@ -149,8 +149,11 @@ def _fields(text: str) -> list[str]:
 
 
 def _device(text: str) -> str | None:
-    if not text:
-        return None
+    return _port(text) if text else None
+
+
+def _port(text: str) -> str:
+    """Return a name, or the MAC that `52-54-00-12-34-56` writes where colons part the fields."""
     return parse_mac(text) if _MAC.fullmatch(text.lower()) else _interface(text)
 
 
