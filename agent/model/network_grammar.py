@@ -15,7 +15,22 @@ INTERFACE_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,14}", re.ASCII)
 DEVICE_ID: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,31}", re.ASCII)
 NAME_PATTERN: Final = re.compile(r"[A-Za-z*?][A-Za-z0-9_.*?-]{0,14}", re.ASCII)
 RESERVED_NAMES: Final = frozenset(
-    ["lo", "all", "default", "none", "bonding_masters", "y", "n", "yes", "no", "on", "off", "true", "false", "null"]
+    {
+        "lo",
+        "all",
+        "default",
+        "none",
+        "bonding_masters",
+        "y",
+        "n",
+        "yes",
+        "no",
+        "on",
+        "off",
+        "true",
+        "false",
+        "null",
+    }
 )
 """What the kernel keeps for itself, and what YAML would not take for a word."""
 MAC: Final = re.compile(r"[0-9A-Fa-f]{2}(?::[0-9A-Fa-f]{2}){5}", re.ASCII)

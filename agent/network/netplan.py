@@ -10,6 +10,16 @@ from agent.network.tree import File
 PATH = "/etc/netplan/90-metalcast.yaml"
 
 
+def object_to_netplan(config: NetworkConfig) -> Iterator[str]:
+    """Yield what netplan refuses to hand to systemd-networkd."""
+    if config.renderer == "NetworkManager":
+        return
+    for device in config.devices:
+        both = device.dhcp4 and device.dhcp6
+        if both and device.dhcp4_overrides != device.dhcp6_overrides:
+            yield f"{device.id}: netplan wants the same in dhcp4-overrides and dhcp6-overrides"
+
+
 def render_netplan(config: NetworkConfig) -> dict[str, File]:
     """Return the one netplan file. Every text in it is quoted, so YAML guesses at nothing."""
     lines = tuple(_yaml(network_document(config), 0))

@@ -93,6 +93,8 @@ def _addressing(config: NetworkConfig, device: AnyDevice) -> Pairs:
         pairs.append(("Bond" if isinstance(master, Bond) else "Bridge", master.id))
         if isinstance(master, Bond) and master.parameters.primary == device.id:
             pairs.append(("PrimarySlave", "yes"))
+        if not isinstance(device, Ethernet):
+            pairs.append(("ConfigureWithoutCarrier", "yes"))
         return pairs
     both = {(True, True): "yes", (True, False): "ipv4", (False, True): "ipv6"}
     pairs.append(("DHCP", both.get((device.dhcp4, device.dhcp6), "no")))

@@ -16,7 +16,7 @@ from agent.network.ifupdown import (
 )
 from agent.network.keyfile import object_to_keyfile, render_keyfiles
 from agent.network.names import bind_to_cards, kernel_names
-from agent.network.netplan import render_netplan
+from agent.network.netplan import object_to_netplan, render_netplan
 from agent.network.networkd import object_to_networkd, render_networkd
 from agent.network.text import fill
 from agent.network.tree import File, RenderedTree
@@ -63,6 +63,8 @@ def _files(config: NetworkConfig, stack: NetworkStack, names: dict[str, str]) ->
 
 
 def _objections(config: NetworkConfig, stack: NetworkStack, names: dict[str, str]) -> Iterable[str]:
+    if stack is NetworkStack.NETPLAN:
+        return object_to_netplan(config)
     if stack is NetworkStack.IFUPDOWN:
         return object_to_ifupdown(config)
     if stack is NetworkStack.IFCFG:
