@@ -17,7 +17,7 @@ from agent.errors import DiskError
 from agent.model.inventory import Drive
 from agent.model.job import Identity, Verify
 from agent.model.layout import Ext, Layout
-from agent.model.plan import Plan
+from agent.model.plan import Plan, PlannedTable
 from agent.model.template import TemplateConfig
 from agent.planning.deploy import plan_deploy
 from agent.probe.contents import probe_contents
@@ -153,11 +153,11 @@ def separator(disk: Path) -> str:
     return "p" if disk.name[-1].isdigit() else ""
 
 
-def make_tree(top: Path) -> Path:
+def make_tree(top: Path, fstab: str = "") -> Path:
     """Make the root of a system that could be Debian 13 with ifupdown."""
     files = {
         "etc/os-release": 'ID=debian\nVERSION_ID="13"\nPRETTY_NAME="Debian GNU/Linux 13"\n',
-        "etc/fstab": "",
+        "etc/fstab": fstab,
         "etc/hostname": "golden\n",
         "etc/hosts": "127.0.0.1\tlocalhost\n127.0.1.1\tgolden\n",
         "etc/machine-id": "0" * 31 + "1\n",
@@ -178,7 +178,7 @@ def make_tree(top: Path) -> Path:
     return top
 
 
-def make_volumes(place: Path, layout: Layout) -> dict[str, bytes]:
+def make_volumes(place: Path, layout: Layout, fstab: str = "") -> dict[str, bytes]:
     """Make the data of each volume of `layout` that has any, with the real programs."""
     volumes = {"boot-code": BOOT_CODE, "bios-boot": b"\xeb\x63core.img" * 3000}
     esp, root = place / "esp.img", place / "root.img"
@@ -190,7 +190,7 @@ def make_volumes(place: Path, layout: Layout) -> dict[str, bytes]:
     sh("mmd", "-i", esp, "::/EFI", "::/EFI/BOOT", "::/EFI/debian")
     sh("mcopy", "-i", esp, loader, "::/EFI/BOOT/BOOTX64.EFI")
     sh("mcopy", "-i", esp, loader, "::/EFI/debian/shimx64.efi")
-    tree = make_tree(place / "tree")
+    tree = make_tree(place / "tree", fstab)
     with root.open("wb") as file:
         file.truncate(layout.volume("root").size_bytes)
     content = layout.volume("root").content
@@ -210,6 +210,15 @@ def make_small_layout(sector_bytes: int = 512) -> Layout:
         root_bytes=64 * MiB,
         swap_bytes=8 * MiB,
     )
+
+
+def planned_table(layout: Layout) -> PlannedTable:
+    """Return the table of the disk that `layout` was captured from."""
+    template = make_template(layout)
+    drive = make_drive(
+        size_bytes=layout.disks[0].size_bytes, sector_bytes=layout.disks[0].sector_bytes
+    )
+    return plan_deploy(make_inventory(drive), template, make_spec(grow=None), drive, JOB).table
 
 
 @contextmanager
