@@ -8,7 +8,16 @@ import requests
 
 from agent.errors import AgentError, ClaimRefused, ServerError
 from agent.model.event import Event
-from agent.model.job import Claim, ClaimRequest, Hello, HelloAnswer, Job, MachineId
+from agent.model.job import (
+    CaptureSpec,
+    Claim,
+    ClaimRequest,
+    Hello,
+    HelloAnswer,
+    Job,
+    MachineId,
+    Redemption,
+)
 from agent.model.wire import BadDocument, decode, encode
 
 T = TypeVar("T")
@@ -46,6 +55,11 @@ class ServerClient:
         path = f"/api/v1/machines/{machine}/claim?wait={wait_s}"
         answer = self._call("POST", path, encode(ClaimRequest(agent=agent)))
         return None if answer.status_code == 204 else self._expect(answer, Claim)
+
+    def redeem(self, code: str, machine: MachineId, agent: str, spec: CaptureSpec) -> Claim:
+        """Return a capture job, made and claimed at once by a pass that the operator gave."""
+        body = encode(Redemption(code=code, machine=machine, agent=agent, spec=spec))
+        return self._expect(self._call("POST", "/api/v1/passes/redeem", body), Claim)
 
     def post_events(self, job: str, events: list[Event]) -> None:
         self._call("POST", f"/api/v1/jobs/{job}/events", encode(events))

@@ -10,22 +10,13 @@ from typing import Any, TypeVar, assert_never
 
 from agent.client import JobPoster, ServerClient
 from agent.console import Console
-from agent.errors import (
-    AgentError,
-    ClaimRefused,
-    DiskState,
-    ExitStatus,
-    ServerError,
-    StepFailed,
-    exit_status,
-    hint_of,
-    reasons,
-)
+from agent.errors import AgentError, ClaimRefused, ServerError
 from agent.flows.capture import capture
 from agent.flows.deploy import deploy
+from agent.flows.failures import failure_of, traceback_of
 from agent.flows.version import version
 from agent.flows.workplace import Workplace
-from agent.model.event import Failed, Failure, Level, Logged, Succeeded
+from agent.model.event import Failed, Level, Logged, Succeeded
 from agent.model.inventory import Inventory
 from agent.model.job import CaptureSpec, Claim, DeploySpec, Finish, Hello, InspectSpec, MachineId
 from agent.probe import probe_inventory
@@ -49,6 +40,7 @@ class NetbootedAgent:
     server: ServerClient
     boot_mac: str | None
     agent: str
+    lldp_seconds: int = 0
     sleep: Callable[[float], None] = time.sleep
 
     def work(self) -> Finish:
@@ -56,8 +48,10 @@ class NetbootedAgent:
 
         Raises ServerError when the server stays away, whatever the job's own end was.
         """
-        inventory = probe_inventory(self.run, boot_mac=self.boot_mac)
-        machine = self._hello(inventory)
+        inventory = probe_inventory(
+            self.run, boot_mac=self.boot_mac, lldp_seconds=self.lldp_seconds
+        )
+        machine = self.hello(inventory)
         self.console.say(f"This machine is {machine}; it waits for a job.")
         while True:
             claim = self._claim(machine)
@@ -68,7 +62,15 @@ class NetbootedAgent:
                 return finish
 
     def do(self, claim: Claim, inventory: Inventory) -> Finish:
-        """Do one claimed job and report its end. Never raises for what the job did."""
+        """Do one claimed job; return how the machine goes on. After a failure, it stays."""
+        done = self.do_claimed(claim, inventory)
+        return Finish.STAY if done is None else claim.job.spec.finish
+
+    def do_claimed(self, claim: Claim, inventory: Inventory) -> dict[str, Any] | None:
+        """Do one claimed job and report its end; return its result, None if it failed.
+
+        Never raises for what the job did: it was told, here and at the server.
+        """
         job = claim.job
         self.console.say(f"Job {job.id}: {job.spec.__struct_config__.tag}")
         client = ServerClient(self.server.base_url, claim.token)
@@ -83,17 +85,18 @@ class NetbootedAgent:
             result = carry_out_job(claim, place)
         except ClaimRefused as error:
             local(Failed(failure=failure_of(error)))
-            return Finish.STAY
+            return None
         except Exception as error:
-            return self._failed(error, local, poster)
+            self._tell(error, local, poster)
+            return None
         finally:
             registry.close()
         report(Succeeded(result=result))
         poster.close()
-        return job.spec.finish
+        return result
 
-    def _failed(self, error: Exception, local: Report, poster: EventPoster) -> Finish:
-        """Tell of a failure here and at the server, and stay: somebody should look."""
+    def _tell(self, error: Exception, local: Report, poster: EventPoster) -> None:
+        """Tell of a failure, here and at the server."""
         failed = Failed(failure=failure_of(error))
         local(failed)
         if not isinstance(error, AgentError):
@@ -105,9 +108,9 @@ class NetbootedAgent:
             poster.close()
         except (ServerError, ClaimRefused) as lost:
             self.console.say(f"warning: the server was not told: {lost}")
-        return Finish.STAY
 
-    def _hello(self, inventory: Inventory) -> MachineId:
+    def hello(self, inventory: Inventory, *, patient: bool = True) -> MachineId:
+        """Introduce this machine; return what the server calls it."""
         hello = Hello(
             agent=self.agent,
             version=version(),
@@ -115,6 +118,8 @@ class NetbootedAgent:
             uuid=inventory.board.uuid,
             inventory=inventory,
         )
+        if not patient:
+            return self.server.hello(hello).machine
         return self._patiently(lambda: self.server.hello(hello)).machine
 
     def _claim(self, machine: MachineId) -> Claim | None:
@@ -151,26 +156,6 @@ def carry_out_job(claim: Claim, place: Workplace) -> dict[str, Any]:
         case InspectSpec():
             return {"disks": len(place.inventory.disks), "nics": len(place.inventory.nics)}
     assert_never(job.spec)
-
-
-def failure_of(error: BaseException) -> Failure:
-    """Return `error` for a person: summary, causes, how the disk was left, the next step."""
-    summary, *because = reasons(error)
-    state = error.state if isinstance(error, StepFailed) else DiskState.UNCHANGED
-    status = exit_status(error)
-    return Failure(
-        summary=summary if status is not ExitStatus.BUG else f"bug in Metalcast: {summary}",
-        because=tuple(because),
-        disk=state.value,
-        hint=hint_of(error),
-        status=status,
-    )
-
-
-def traceback_of(error: BaseException) -> str:
-    import traceback
-
-    return "".join(traceback.format_exception(error))[-8000:]
 
 
 def macs_of(inventory: Inventory) -> tuple[MachineId, ...]:

@@ -11,7 +11,7 @@ from agent.flows.version import version
 from agent.flows.workplace import Workplace, peak_memory_bytes
 from agent.identity.survey import survey
 from agent.model.event import PlanMade
-from agent.model.inventory import Drive
+from agent.model.inventory import Drive, Inventory
 from agent.model.job import CaptureSpec
 from agent.model.plan import CapturePlan, CaptureVolume
 from agent.planning.capture import plan_capture, template_config
@@ -28,15 +28,13 @@ from agent.units import Extent
 TAG = "latest"
 
 
-def look_at_source(place: Workplace, spec: CaptureSpec) -> CapturePlan:
-    """Choose the disk, see what is on it and decide. Call it within `write_protected`.
+def look_at_disk(run: Runner, inventory: Inventory, spec: CaptureSpec, drive: Drive) -> CapturePlan:
+    """See what is on `drive` and decide how it would be captured; nothing is sent.
 
-    Raises PlanRefused if no one disk is meant, SourceUnfit with every reason why it cannot be
-    captured as it is, each with the command that helps.
+    Raises SourceUnfit with every reason why it cannot be, each with the command that helps.
     """
-    drive = pick_disk(spec.disk, place.inventory.disks)
     with write_protected(drive):
-        return _plan(place, spec, drive)
+        return _plan(run, inventory, spec, drive)
 
 
 def capture(place: Workplace, spec: CaptureSpec) -> dict[str, Any]:
@@ -47,7 +45,7 @@ def capture(place: Workplace, spec: CaptureSpec) -> dict[str, Any]:
     began = time.monotonic()
     drive = pick_disk(spec.disk, place.inventory.disks)
     with write_protected(drive):
-        plan = _plan(place, spec, drive)
+        plan = _plan(place.run, place.inventory, spec, drive)
         place.report(PlanMade(text=render_capture(plan), digest=plan.digest))
         sources = tuple(_source(place.run, plan, volume, drive) for volume in plan.volumes)
         place.confirm_claim()
@@ -91,9 +89,9 @@ def write_protected(drive: Drive) -> Iterator[None]:
                 block.set_read_only(node, False)
 
 
-def _plan(place: Workplace, spec: CaptureSpec, drive: Drive) -> CapturePlan:
-    layout = read_layout(place.run, drive, place.inventory.arch)
-    return plan_capture(place.inventory, layout, survey(place.run, drive, layout), spec, drive)
+def _plan(run: Runner, inventory: Inventory, spec: CaptureSpec, drive: Drive) -> CapturePlan:
+    layout = read_layout(run, drive, inventory.arch)
+    return plan_capture(inventory, layout, survey(run, drive, layout), spec, drive)
 
 
 def _source(

@@ -211,3 +211,29 @@ class EventsAnswer(Value, frozen=True, kw_only=True):
 
     sequence: int
     lease_s: int
+
+
+PassCode = Annotated[str, msgspec.Meta(pattern=r"^[a-z2-7]{4}(-[a-z2-7]{4}){3}$(?!\n)")]
+"""80 random bits that a person can type. Good once, for one template's name, for a while."""
+
+
+class PassRequest(Value, frozen=True, kw_only=True):
+    """What an operator posts so that a technician may capture one machine."""
+
+    name: TemplateName
+    minutes: Annotated[int, msgspec.Meta(ge=1, le=7 * 24 * 60)] = 120
+
+
+class Pass(Value, frozen=True, kw_only=True):
+    code: PassCode
+    name: TemplateName
+    expires_at: str
+
+
+class Redemption(Value, frozen=True, kw_only=True):
+    """`POST /api/v1/passes/redeem`, without a token. Answers with Claim; the pass is spent."""
+
+    code: PassCode
+    machine: MachineId
+    agent: AgentId
+    spec: CaptureSpec

@@ -1,0 +1,161 @@
+"""The verbs that a person types: inspect, plan, deploy, capture. The same flows as a job's."""
+
+import argparse
+import os
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from agent.console import Console, duration, standard_console
+from agent.errors import ExitStatus, Refused, UsageError
+from agent.flows.capture import capture as capture_flow
+from agent.flows.deploy import deploy as deploy_flow
+from agent.flows.deploy import make_plan
+from agent.flows.questions import Questions, yes_or_no
+from agent.flows.workplace import Workplace
+from agent.model.event import Happening, PlanMade
+from agent.model.job import CaptureSpec, DeploySpec
+from agent.model.wire import convert, decode, pretty
+from agent.planning.review import render_plan
+from agent.probe import probe_inventory
+from agent.probe.page import render_inventory
+from agent.stream.registry import RegistryClient
+from agent.system.command import Run
+from agent.units import format_bytes
+
+NO_JOB = "j-000000000000"
+_HINTS = ("serial", "wwn", "model", "vendor", "hctl", "by_path", "transport", "size", "name")
+_FILE_MAX_BYTES = 256 * 1024
+
+
+def inspect(args: argparse.Namespace) -> int:
+    inventory = probe_inventory(Run(), lldp_seconds=args.lldp_seconds)
+    print(pretty(inventory) if args.json else render_inventory(inventory))
+    return ExitStatus.DONE
+
+
+def plan(args: argparse.Namespace) -> int:
+    spec, reference = _deploy_spec(args)
+    made, _ = make_plan(_place(args, spec.template, lambda _: None), spec, reference, NO_JOB)
+    print(pretty({"digest": made.digest, "plan": made}) if args.json else render_plan(made))
+    return ExitStatus.DONE
+
+
+def deploy(args: argparse.Namespace) -> int:
+    _need_root()
+    spec, reference = _deploy_spec(args)
+    console = standard_console()
+    report = partial(_asking, console, args.yes, "Write this to the disk?")
+    result = deploy_flow(_place(args, spec.template, report), spec, reference, NO_JOB)
+    console.say(f"The disk {result['disk']} holds {args.template}; it boots.")
+    console.drain()
+    return ExitStatus.DONE
+
+
+def capture(args: argparse.Namespace) -> int:
+    _need_root()
+    spec = _spec(
+        {
+            "kind": "capture",
+            "name": args.name,
+            "level": args.level,
+            "keep_identity": args.keep_identity,
+            "disk": _disk(args),
+        },
+        CaptureSpec,
+    )
+    console = standard_console()
+    report = partial(_asking, console, args.yes, "Capture it?")
+    result = capture_flow(_place(args, spec.name, report), spec)
+    console.say(receipt(result))
+    console.drain()
+    return ExitStatus.DONE
+
+
+def receipt(result: dict[str, Any]) -> str:
+    """Return what a technician keeps of a capture."""
+    used, stored = format_bytes(result["used_bytes"]), format_bytes(result["stored_bytes"])
+    lines = [
+        "",
+        "RECEIPT",
+        f"  template   {result['name']}",
+        f"  digest     {result['digest']}",
+        f"  source     {result['disk']}, {format_bytes(result['raw_bytes'])}, not written to",
+        f"  data       {used} used, {stored} stored",
+        f"  time       {duration(result['seconds'])}, done {time.strftime('%F %T', time.gmtime())} UTC",
+        f"  left out   {len(result['left_out'])} files of this machine only",
+    ]
+    return "\n".join(lines)
+
+
+def _asking(console: Console, yes: bool, question: str, happening: Happening) -> None:
+    """Report to the console, and ask when the plan is shown."""
+    console.report(happening)
+    if yes or not isinstance(happening, PlanMade):
+        return
+    if not Questions(console).ask(question, yes_or_no, argument="--yes"):
+        raise Refused(("you said no",))
+
+
+def _place(args: argparse.Namespace, template: str, report: Any) -> Workplace:
+    token = args.token_file.read_text().strip() if args.token_file else None
+    repository = template.partition("@")[0].partition(":")[0]
+    run = Run()
+    return Workplace(
+        run, probe_inventory(run), report, RegistryClient(args.server, repository, token)
+    )
+
+
+def _deploy_spec(args: argparse.Namespace) -> tuple[DeploySpec, str]:
+    """Return what is asked for and which manifest: a digest if one was given, else a tag."""
+    spec = _spec(
+        {
+            "kind": "deploy",
+            "template": args.template,
+            "disk": _disk(args),
+            "network": decode(_read(args.network), dict[str, Any], str(args.network))
+            if args.network
+            else None,
+            "identity": {
+                "hostname": args.hostname,
+                "authorized_keys": [
+                    line
+                    for file in args.authorized_key
+                    for line in _read(file).splitlines()
+                    if line and not line.startswith("#")
+                ],
+            },
+            "grow": args.grow,
+            "consent": args.consent,
+            "verify": args.verify.value,
+        },
+        DeploySpec,
+    )
+    name, _, digest = spec.template.partition("@")
+    return spec, digest or name.partition(":")[2] or "latest"
+
+
+def _spec(document: dict[str, Any], kind: Any) -> Any:
+    try:
+        return convert(document, kind, "arguments")
+    except Exception as error:
+        raise UsageError(str(error)) from error
+
+
+def _disk(args: argparse.Namespace) -> dict[str, str]:
+    given = {hint: getattr(args, f"disk_{hint}") for hint in _HINTS}
+    return {hint: value for hint, value in given.items() if value is not None}
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.open(encoding="utf-8") as file:
+            return file.read(_FILE_MAX_BYTES)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read {path}: {error}") from error
+
+
+def _need_root() -> None:
+    if os.geteuid() != 0:
+        raise Refused(("only root can do that",), hint="run it as root")

@@ -1,0 +1,94 @@
+"""From the kernel command line to work: consoles, network, then the mode that was asked for."""
+
+import argparse
+import os
+from pathlib import Path
+
+from agent.bootargs import BootArgs, parse_bootargs
+from agent.client import ServerClient
+from agent.console import Console, failure_page, machine_console, standard_console
+from agent.errors import AgentError, ExitStatus, UsageError, exit_status
+from agent.flows.boot import NetbootedAgent, new_agent_id
+from agent.flows.failures import failure_of, traceback_of
+from agent.flows.rescue import Rescue
+from agent.flows.version import version
+from agent.model.job import Finish
+from agent.probe import probe_inventory
+from agent.probe.page import render_inventory
+from agent.system.command import Run
+from agent.system.netup import bring_network_up
+from agent.system.power import finish_machine
+
+
+def boot(args: argparse.Namespace) -> int:
+    """Be the boot image's agent. Comes back only when the machine is to stay as it is."""
+    names = os.environ.get("METALCAST_CONSOLES", "").split()
+    console = machine_console(names) if names else standard_console()
+    console.say(f"\nMetalcast {version()}")
+    console.say("This image has no signing keys: it takes templates and jobs from any server.")
+    on_error = "stay"
+    try:
+        bootargs = read_bootargs(args.cmdline)
+        on_error = bootargs.on_error
+        finish = work(bootargs, console)
+    except Exception as error:
+        bug = not isinstance(error, AgentError)
+        console.say(traceback_of(error) if bug else failure_page(failure_of(error)))
+        status = exit_status(error)
+        console.drain()
+        if on_error in ("reboot", "poweroff"):
+            finish_machine(Finish(on_error), console.say)
+        return status
+    console.drain()
+    finish_machine(finish, console.say)
+    return ExitStatus.DONE
+
+
+def rescue_by_hand(args: argparse.Namespace) -> int:
+    """Ask the technician's questions on this terminal; the network is as it is."""
+    console = standard_console()
+    Rescue(Run(), console, read_bootargs(args.cmdline, strict=False)).work()
+    console.drain()
+    return ExitStatus.DONE
+
+
+def read_bootargs(path: Path, *, strict: bool = True) -> BootArgs:
+    """Return the kernel's arguments; ours alone on a machine that we did not boot."""
+    words = path.read_text()
+    if not strict:
+        words = " ".join(word for word in words.split() if word.startswith("metalcast."))
+    return parse_bootargs(words)
+
+
+def work(args: BootArgs, console: Console) -> Finish:
+    """Do what the mode says; return how the machine goes on."""
+    run = Run()
+    if args.mode == "inspect" and args.server is None:
+        console.say(render_inventory(probe_inventory(run, lldp_seconds=args.lldp_seconds)))
+        return args.finish or Finish.STAY
+    if args.mode in ("rescue", "capture"):
+        network_up(run, args, console)
+        return Rescue(run, console, args).work()
+    if args.server is None:
+        raise UsageError(
+            f"mode {args.mode} needs a server", hint="add metalcast.server=http://ADDRESS:8470"
+        )
+    network_up(run, args, console)
+    agent = NetbootedAgent(
+        run, console, ServerClient(args.server), args.bootif, new_agent_id(), args.lldp_seconds
+    )
+    return agent.work()
+
+
+def network_up(run: Run, args: BootArgs, console: Console) -> None:
+    from agent.probe.network import probe_links, probe_nics
+    from agent.probe.tree import Tree
+
+    ups = bring_network_up(
+        run,
+        args,
+        lambda: probe_nics(Tree(Path("/")), probe_links(), args.bootif),
+        note=console.say,
+    )
+    for up in ups:
+        console.say(f"Network: {up.device} has {up.lease.address}")
