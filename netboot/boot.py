@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from netboot import ipxe, jobs, machines
+from netboot import grammar, ipxe, jobs, machines
 from netboot.auth import Access
 from netboot.context import ANY_CHANGE, Context, context_of
 from netboot.policy import Boot, decide_boot
@@ -26,10 +26,10 @@ async def machine_script(request: web.Request) -> web.Response:
     """Register the machine and tell it what to boot."""
     context = context_of(request)
     machine = request.query.get("mac", "").lower()
-    if not ipxe.MACHINE.fullmatch(machine):
+    if not grammar.MACHINE.fullmatch(machine):
         raise bad_request("mac: expected hexadecimal digits and hyphens: 52-54-00-12-34-56")
     uuid = request.query.get("uuid", "").lower()
-    known = uuid if ipxe.UUID.fullmatch(uuid) else None
+    known = uuid if grammar.UUID.fullmatch(uuid) else None
 
     def look(db: Any) -> tuple[Boot, str | None]:
         machines.see_machine(db, machine, context.at(), uuid=known)
@@ -52,7 +52,7 @@ def server_url(context: Context, request: web.Request) -> str:
     if context.settings.public_url:
         return context.settings.public_url
     host = request.headers.get("Host", "").lower()
-    if not ipxe.HOST.fullmatch(host):
+    if not grammar.HOST.fullmatch(host):
         raise bad_request("Host: expected NAME or ADDRESS, with or without :PORT")
     return f"http://{host}"
 

@@ -9,19 +9,10 @@ from typing import Final
 
 import jinja2
 
-from agent.errors import UsageError
+from netboot.grammar import JOB, MACHINE, URL, WORD
 
 TEMPLATES: Final = Path(__file__).resolve().parent.parent / "templates" / "ipxe"
 
-MACHINE: Final = re.compile(r"[0-9a-f]{2}(-[0-9a-f]{2}){5}")
-JOB: Final = re.compile(r"j-[0-9a-f]{12}")
-UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-HOST: Final = re.compile(
-    r"(?:[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?|\[[0-9a-f:]{2,39}\])(?::[1-9][0-9]{0,4})?"
-)
-URL: Final = re.compile(rf"https?://{HOST.pattern}(?:/[A-Za-z0-9._~/-]{{0,200}})?")
-WORD: Final = re.compile(r"[A-Za-z0-9._,:=/@+-]{1,256}")
-PLATFORMS: Final = ("pcbios", "efi")
 ARCHITECTURES: Final = ("x86_64", "i386")
 """i386 is what a BIOS build of iPXE says of itself; the machine may well be a 64-bit one."""
 CONSOLES: Final = ("console=tty0", "console=ttyS0,115200")
@@ -34,25 +25,6 @@ _ENVIRONMENT: Final = jinja2.Environment(
     keep_trailing_newline=True,
     autoescape=False,  # noqa: S701 - not HTML; every value passes a grammar
 )
-
-
-def parse_word(text: str) -> str:
-    """Return `text` if it can be one kernel argument. Raises UsageError."""
-    if not WORD.fullmatch(text):
-        raise UsageError(
-            f"not a kernel argument: {text[:80]!a}",
-            hint="letters, digits and . _ , : = / @ + - only",
-        )
-    return text
-
-
-def parse_url(text: str) -> str:
-    """Return `text` without its last slash if it can be a server's URL. Raises UsageError."""
-    if not URL.fullmatch(text):
-        raise UsageError(
-            f"not a server's URL: {text[:80]!a}", hint="write http://ADDRESS:8470"
-        )
-    return text.rstrip("/")
 
 
 def render_boot() -> str:

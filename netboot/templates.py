@@ -4,9 +4,8 @@ import asyncio
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
-from agent.model.layout import Bytes
-from agent.model.template import Digest, Firmware, TemplateConfig, TemplateName
-from agent.model.wire import BadDocument, Value
+from agent.model.template import TemplateConfig
+from agent.model.wire import BadDocument
 from netboot.problems import ProblemError, bad_request, not_found, unprocessable
 from netboot.store import Store, StoredTemplate
 from netboot.store_errors import (
@@ -17,35 +16,10 @@ from netboot.store_errors import (
     NameUnknown,
     StoreError,
 )
+from netboot.values import TemplateShown, TemplateSummary
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-class TemplateSummary(Value, frozen=True, kw_only=True):
-    """One tag of one template."""
-
-    name: TemplateName
-    tag: str
-    """Empty when it was asked for by digest."""
-    digest: Digest
-    captured_at: str
-    firmware: Firmware
-    boots: tuple[Firmware, ...]
-    os: str | None
-    disk_bytes: Bytes
-    """The size of the captured disks."""
-    used_bytes: Bytes
-    """The used data in its volumes."""
-    stored_bytes: Bytes
-    """What it takes in the store."""
-
-
-class TemplateShown(Value, frozen=True, kw_only=True):
-    """A template with all that was recorded of its source."""
-
-    summary: TemplateSummary
-    config: TemplateConfig
 
 
 class Templates:

@@ -7,7 +7,7 @@ from aiohttp import web
 from netboot.auth import Access
 from netboot.context import ANY_CHANGE, context_of
 from netboot.routes import Route, json_response, path_value
-from netboot.templates import TemplateShown, TemplateSummary
+from netboot.values import TemplateShown, TemplateSummary
 
 
 async def list_templates(request: web.Request) -> web.Response:

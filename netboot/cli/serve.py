@@ -6,15 +6,16 @@ import logging
 import signal
 import sys
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from agent.errors import ExitStatus, UsageError
-from netboot.context import Context, Settings
-from netboot.ipxe import HOST, parse_url, parse_word
-from netboot.server import close_context, open_context, serve
+from netboot.cli.common import data_folder
+from netboot.grammar import HOST, parse_url, parse_word
 
-DEFAULT_DATA: Final = Path.home() / ".local" / "share" / "metalcast"
-SYSTEM_DATA: Final = Path("/var/lib/metalcast")
+if TYPE_CHECKING:
+    from netboot.context import Context
+
+DEFAULT_IMAGE: Final = Path.home() / ".cache" / "metalcast" / "image"
 
 
 def add_parser(subparsers: Any) -> None:
@@ -22,7 +23,9 @@ def add_parser(subparsers: Any) -> None:
         "serve", help="run the server: store, jobs, boot files, dashboard"
     )
     parser.add_argument("--data", type=Path, metavar="DIR", help="where everything is kept")
-    parser.add_argument("--image", type=Path, metavar="DIR", help="what build-image made")
+    parser.add_argument(
+        "--image", type=Path, metavar="DIR", help="what build-image made; default: where it puts it"
+    )
     parser.add_argument("--listen", default="0.0.0.0:8470", metavar="HOST:PORT")
     parser.add_argument("--public-url", metavar="URL", help="how machines reach this server")
     parser.add_argument(
@@ -34,6 +37,10 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    # Loaded here: the other commands need no server, and must start fast.
+    from netboot.context import Settings
+    from netboot.server import close_context, open_context
+
     host, port = parse_listen(args.listen)
     if bool(args.dhcp) != bool(args.interface):
         raise UsageError("--dhcp and --interface belong together")
@@ -41,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
         data=(args.data or data_folder()).absolute(),
         host=host,
         port=port,
-        image=args.image.absolute() if args.image else None,
+        image=find_image(args.image),
         public_url=parse_url(args.public_url) if args.public_url else None,
         kernel_args=tuple(parse_word(word) for word in args.kernel_arg),
     )
@@ -57,7 +64,9 @@ def run(args: argparse.Namespace) -> int:
     return ExitStatus.DONE
 
 
-async def _serve(context: Context, args: argparse.Namespace) -> None:
+async def _serve(context: "Context", args: argparse.Namespace) -> None:
+    from netboot.server import serve
+
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -78,9 +87,15 @@ def _say(line: str) -> None:
     sys.stdout.flush()
 
 
-def data_folder() -> Path:
-    """Return where the server keeps its data by default: of the system, or of the user."""
-    return SYSTEM_DATA if SYSTEM_DATA.is_dir() else DEFAULT_DATA
+def find_image(given: Path | None) -> Path | None:
+    """Return the folder of kernel and image. Raises UsageError if the one that is given has none."""
+    if given is None:
+        return DEFAULT_IMAGE if (DEFAULT_IMAGE / "vmlinuz").is_file() else None
+    if not (given / "vmlinuz").is_file() or not (given / "initrd.img").is_file():
+        raise UsageError(
+            f"{given} has no vmlinuz and initrd.img", hint="metalcast build-image --output DIR"
+        )
+    return given.absolute()
 
 
 def parse_listen(text: str) -> tuple[str, int]:
