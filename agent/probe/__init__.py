@@ -13,7 +13,7 @@ from agent.probe.tree import Tree
 from agent.probe.udev import UdevDb, probe_udev
 from agent.system.command import Runner
 
-__all__ = ["probe_inventory", "render_inventory"]
+__all__ = ["probe_interfaces", "probe_inventory", "render_inventory"]
 
 
 def probe_inventory(
@@ -53,6 +53,11 @@ def probe_inventory(
         md_arrays=probe_md_arrays(tree, udev),
         nics=nics,
     )
+
+
+def probe_interfaces(boot_mac: str | None = None) -> tuple[Nic, ...]:
+    """Return the network interfaces alone: what `bring_network_up` asks for, again and again."""
+    return probe_nics(Tree(), probe_links(), boot_mac)
 
 
 def _with_neighbours(
