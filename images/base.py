@@ -1,5 +1,6 @@
 """The base layer: what the image is made of, apart from our own code. Slow to make, so cached."""
 
+import fcntl
 import hashlib
 import json
 import posixpath
@@ -8,7 +9,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from images.cpio import cpio_bytes, padded
+from images.cpio import compressed, cpio_bytes, padded
 from images.elf import LIBRARIES, is_elf, library_closure
 from images.globs import Chosen
 from images.host import BuildError, require, run
@@ -41,6 +42,10 @@ FILES = HERE / "files"
 EPOCH = 1_577_836_800
 """The time of every file in the image: 2020-01-01. A time that says nothing is always the same."""
 
+_AFTERWARDS = ("__main__.py", "build.py", "cli.py", "iso.py", "repeat.py")
+"""Our files that work on a finished base layer: a change in them makes no new one."""
+
+_KEPT_IN_CACHE = 4
 _CERTIFICATES = "usr/share/ca-certificates/mozilla/"
 _BUNDLE = "etc/ssl/certs/ca-certificates.crt"
 
@@ -69,7 +74,11 @@ class Wanted:
             json.dumps(versions, sort_keys=True).encode(),
             f"{self.compression} {self.firmware_blobs} {self.source.key()}".encode(),
             LOCK.read_bytes(),
-            *(path.read_bytes() for path in sorted(HERE.glob("*.py"))),
+            *(
+                path.read_bytes()
+                for path in sorted(HERE.glob("*.py"))
+                if path.name not in _AFTERWARDS
+            ),
         ]
         for folder in (FILES, self.overlay):
             for name, entry in sorted(read_folder(folder).items()) if folder else ():
@@ -106,10 +115,19 @@ class Base:
 
 def build_base(wanted: Wanted, cache: Path, *, refresh: bool = False) -> Base:
     """Return the base layer for `wanted`, from `cache` if it is there."""
-    require("mksquashfs")
+    require("mksquashfs", "strip")
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / "images.lock").open("w") as lock:
+        # Two builds at once would do the same work twice.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _cached(wanted, cache, refresh)
+
+
+def _cached(wanted: Wanted, cache: Path, refresh: bool) -> Base:
     tar, versions = unpacked(wanted.source, cache, refresh=refresh)
     folder = cache / "base" / wanted.key(versions)
     if (folder / "facts.json").exists():
+        (folder / "facts.json").touch()
         return Base(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix="partial-", dir=folder.parent))
@@ -120,7 +138,15 @@ def build_base(wanted: Wanted, cache: Path, *, refresh: bool = False) -> Base:
         partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+    _forget_old(folder.parent)
     return Base(folder)
+
+
+def _forget_old(folder: Path) -> None:
+    """Keep the few base layers that were used last; each takes 200 MiB."""
+    finished = sorted(folder.glob("*/facts.json"), key=lambda path: path.stat().st_mtime)
+    for facts in finished[:-_KEPT_IN_CACHE]:
+        shutil.rmtree(facts.parent, ignore_errors=True)
 
 
 def _build(wanted: Wanted, tar: Path, versions: PackageVersions, cache: Path, folder: Path) -> None:
@@ -162,7 +188,7 @@ def _build(wanted: Wanted, tar: Path, versions: PackageVersions, cache: Path, fo
     squashfs = folder / "root.squashfs"
     write_squashfs(tree, squashfs, wanted.compression)
     early = _early(everything, drivers, wanted.recipe.kernel.early)
-    body = cpio_bytes(early, EPOCH) + _with_squashfs(squashfs)
+    body = compressed(cpio_bytes(early, EPOCH)) + _with_squashfs(squashfs)
     (folder / "base.img").write_bytes(body)
     squashfs.unlink()
     (kernel,) = (path for path in everything if path.startswith("boot/vmlinuz-"))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from images.base import EPOCH, Base, Wanted, build_base
-from images.cpio import cpio_bytes
+from images.cpio import compressed, cpio_bytes
 from images.tree import Tree, make_file, make_folder
 
 REPOSITORY = Path(__file__).parent.parent
@@ -70,7 +70,7 @@ def agent_layer(base: Base) -> bytes:
     layer = Tree()
     for path, entry in tree.items():
         layer.add(_LAYER + path, entry)
-    return cpio_bytes(layer, EPOCH)
+    return compressed(cpio_bytes(layer, EPOCH))
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -11,8 +11,10 @@ from agent.errors import AgentError, ExitStatus, exit_status, hint_of, reasons
 from agent.units import format_bytes
 from images.base import COMPRESSION, Wanted
 from images.build import build_image
+from images.iso import parse_cmdline, write_iso
 from images.packages import Source
 from images.recipe import SHIPPED, read_recipe
+from images.repeat import check_reproducible
 
 DEFAULT_CACHE = Path("~/.cache/metalcast")
 
@@ -50,6 +52,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cmdline", metavar="ARGS", default="", help="kernel arguments for the menu of --iso"
     )
+    parser.add_argument(
+        "--check-reproducible", action="store_true", help="build twice; fail unless the same bytes"
+    )
     parser.add_argument("--json", action="store_true", help="print the manifest as JSON")
 
 
@@ -82,16 +87,26 @@ def _run(args: argparse.Namespace) -> int:
         mirror=args.mirror,
         keyring=args.keyring,
     )
+    arguments = parse_cmdline(args.cmdline)
     wanted = Wanted(recipe, source, args.compression, args.firmware_blobs, args.overlay)
     cache = args.cache.expanduser()
     output = args.output or cache / "image"
     built = build_image(wanted, cache, output, say, refresh=args.refresh)
+    if args.iso:
+        say("rescue medium")
+        write_iso(output, args.iso, arguments)
+    if args.check_reproducible:
+        say("once more, from nothing")
+        check_reproducible(wanted, cache, built, args.iso, arguments, say)
+        say("the same bytes")
     say(f"done: {output}")
     if args.json:
         print(json.dumps(built.manifest, indent=1, sort_keys=True))
     else:
         for name in ("vmlinuz", "initrd.img", "base.img", "agent.img"):
             print(f"{name:12} {format_bytes((output / name).stat().st_size)}")
+        if args.iso:
+            print(f"{args.iso.name:12} {format_bytes(args.iso.stat().st_size)}")
     return ExitStatus.DONE
 
 

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from io import BytesIO
 from typing import BinaryIO
 
+import zstandard
+
 from images.tree import Entry
 
 _MAGIC = b"070701"
@@ -28,6 +30,11 @@ def cpio_bytes(entries: Mapping[str, Entry], epoch: int) -> bytes:
     out = BytesIO()
     write_cpio(out, entries, epoch)
     return padded(out.getvalue())
+
+
+def compressed(archive: bytes) -> bytes:
+    """Return `archive` as the kernel can unpack it, smaller, and padded like it."""
+    return padded(zstandard.ZstdCompressor(level=19, threads=0).compress(archive))
 
 
 def padded(data: bytes, to: int = 512) -> bytes:
