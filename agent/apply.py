@@ -38,6 +38,7 @@ from agent.model.plan import (
 from agent.report import Report, now, silent
 from agent.system import block
 from agent.system.command import Runner
+from agent.system.hold import held
 from agent.system.mount import TARGET_OPTIONS, mounted_system
 from agent.tools import boot_sector, efibootmgr, wipefs
 from agent.tools.ext import check_ext, grow_ext
@@ -132,6 +133,17 @@ def apply(plan: Plan, host: Host, report: Report = silent) -> Done:
     After a failure the disk is made unbootable again and keeps a record of what failed.
     """
     done = Done()
+    try:
+        with held(Path(plan.target.path)):
+            _apply(plan, host, done, report)
+    except DiskError as error:
+        if done.state is DiskState.UNCHANGED:
+            raise StepFailed("take hold of the disk", done.state) from error
+        raise
+    return done
+
+
+def _apply(plan: Plan, host: Host, done: Done, report: Report) -> None:
     commit = next((step for step in plan.steps if isinstance(step, Commit)), None)
     at = "look at the disk again"
     try:
@@ -151,7 +163,6 @@ def apply(plan: Plan, host: Host, report: Report = silent) -> Done:
         raise
     done.state = DiskState.COMPLETE
     _record(plan, DiskRecord(job=plan.job, plan=plan.digest, state="committed", at=now()), report)
-    return done
 
 
 def carry_out(step: DeployStep, plan: Plan, host: Host, done: Done, report: Report) -> None:
@@ -171,7 +182,7 @@ def carry_out(step: DeployStep, plan: Plan, host: Host, done: Done, report: Repo
         case MakeSwap():
             make_swap(
                 host.run,
-                host.partition(disk, step.number),
+                node_of(host, disk, step.number),
                 uuid=step.uuid,
                 label=step.label,
                 page_bytes=step.page_bytes,
@@ -183,14 +194,14 @@ def carry_out(step: DeployStep, plan: Plan, host: Host, done: Done, report: Repo
             host.source.verify(step.volume, disk, step.offset_bytes, step.mode, skip, report)
             done.verified.add(step.volume)
         case GrowVolume():
-            grow_ext(host.run, host.partition(disk, step.number))
+            grow_ext(host.run, node_of(host, disk, step.number))
             block.flush(disk)
         case ConfigureSystem():
             done.touched = configure_system(step, host, disk)
             block.flush(disk)
         case CheckFilesystems():
             for number in step.numbers:
-                check_ext(host.run, host.partition(disk, number))
+                check_ext(host.run, node_of(host, disk, number))
             done.filesystems_checked = True
         case EfiEntry():
             add_efi_entry(step, plan, host, done, report)
@@ -201,6 +212,17 @@ def carry_out(step: DeployStep, plan: Plan, host: Host, done: Done, report: Repo
             write_commit(host.run, plan, step, done.heads, code, verified)
         case _:
             assert_never(step)
+
+
+def node_of(host: Host, disk: Path, number: int) -> Path:
+    """Return the device node of a partition, with nothing stale in the kernel's cache of it.
+
+    A partition's cache is not the disk's: what the stream engine wrote to the disk, it may have
+    missed.
+    """
+    node = host.partition(disk, number)
+    block.flush(node)
+    return node
 
 
 def erase(step: EraseSignatures, host: Host, disk: Path) -> None:
@@ -223,7 +245,7 @@ def confirm_clean(table: PlannedTable, host: Host, disk: Path) -> None:
 
 
 def configure_system(step: ConfigureSystem, host: Host, disk: Path) -> tuple[Touched, ...]:
-    parts = [(host.partition(disk, mount.number), mount.where) for mount in step.mounts]
+    parts = [(node_of(host, disk, mount.number), mount.where) for mount in step.mounts]
     network = host.network(step)
     with mounted_system(host.run, host.mount_dir, parts, TARGET_OPTIONS) as tree:
         return configure(host.run, tree, step.identity, network)

@@ -88,8 +88,6 @@ def write_checked_table(run: Runner, device: Path, table: PlannedTable) -> None:
     if wrong := sfdisk.differences(table, sfdisk.read_table(run, device)):
         raise DiskError(f"the table on {device} is not what was written: {'; '.join(wrong)}")
     block.reread_table(device)
-    if block.is_block_device(device):
-        block.settle(run)
 
 
 def invalidate(run: Runner, plan: Plan, commit: Commit | None) -> tuple[str, ...]:

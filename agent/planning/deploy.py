@@ -46,8 +46,8 @@ from agent.units import Extent, KiB, MiB, align_up, format_bytes
 
 HEAD_BYTES: Final = 64 * KiB
 """What is withheld of a FAT volume until the commit: its boot sector, BPB and backup."""
-EDGE_BYTES: Final = 4 * MiB
-"""How much is erased at each end: more than any signature that libblkid knows reaches."""
+EDGE_BYTES: Final = 8 * MiB
+"""How much is erased at each end: LUKS2 keeps a second header at 4 MiB, nothing lies deeper."""
 
 
 def plan_deploy(

@@ -10,7 +10,7 @@ from agent.system.command import Runner
 from agent.tools.sfdisk import read_table
 from agent.units import Extent, MiB
 
-EDGE_BYTES = 4 * MiB
+EDGE_BYTES = 8 * MiB
 """How much goes at each end of an old partition: more than any signature reaches."""
 _PIECE = bytes(MiB)
 

@@ -1,0 +1,54 @@
+"""Hold a whole disk, so that nobody else touches it or its partitions' device nodes."""
+
+import errno
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from agent.errors import DiskError
+from agent.system import block
+
+_TRIES: Final = 60
+_PAUSE_S: Final = 0.5
+
+
+@contextmanager
+def held(disk: Path) -> Iterator[None]:
+    """Refuse a disk that something uses; then keep udevd away from it until the end.
+
+    udevd reads a disk's table anew whenever a writer closes it, and takes the partitions' nodes
+    away for a moment. A BSD lock on the disk tells it not to (systemd's "block device locking").
+    The nodes themselves come from the kernel, at once: nothing has to settle.
+    """
+    _check_unused(disk)
+    with block.opened(disk, os.O_RDONLY) as fd:
+        for attempt in range(_TRIES):
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                if attempt == _TRIES - 1:
+                    raise DiskError(f"another program keeps {disk} locked") from error
+                time.sleep(_PAUSE_S)
+            else:
+                break
+        yield
+
+
+def _check_unused(disk: Path) -> None:
+    """Raise DiskError if the kernel says that a mount, an array or a mapping uses the disk."""
+    if not block.is_block_device(disk):
+        return
+    try:
+        # exclusive, and given back: the kernel refuses to read the table while somebody has it
+        os.close(os.open(disk, os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC))
+    except OSError as error:
+        if error.errno == errno.EBUSY:
+            raise DiskError(
+                f"{disk} is in use: a mount, swap, array or mapping holds it",
+                hint="look with lsblk; nothing was written",
+            ) from error
+        raise DiskError(f"could not open {disk}: {error.strerror}") from error
