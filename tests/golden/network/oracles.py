@@ -10,14 +10,14 @@ import shutil
 import subprocess
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import NoReturn
 
 import pytest
 
 Sections = dict[str, list[tuple[str, str]]]
 
 
-def missing(program: str, required: bool) -> Any:
+def missing(program: str, required: bool) -> NoReturn:
     """Skip, or fail where CI is set and scripts/setup promises the program."""
     if required and os.environ.get("CI"):
         pytest.fail(f"{program} is not installed")
@@ -26,7 +26,7 @@ def missing(program: str, required: bool) -> Any:
 
 def program(name: str) -> str:
     found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
-    return found or str(missing(name, required=True))
+    return found or missing(name, required=True)
 
 
 def unpacked(path: str) -> Path | None:
