@@ -69,16 +69,13 @@ class Wanted:
     def key(self, versions: PackageVersions) -> str:
         """Return a name that differs whenever the result could."""
         digest = hashlib.sha256()
+        code = [path for path in sorted(HERE.glob("*.py")) if path.name not in _AFTERWARDS]
         parts = [
             repr(self.recipe).encode(),
             json.dumps(versions, sort_keys=True).encode(),
             f"{self.compression} {self.firmware_blobs} {self.source.key()}".encode(),
             LOCK.read_bytes(),
-            *(
-                path.read_bytes()
-                for path in sorted(HERE.glob("*.py"))
-                if path.name not in _AFTERWARDS
-            ),
+            *(path.read_bytes() for path in code),
         ]
         for folder in (FILES, self.overlay):
             for name, entry in sorted(read_folder(folder).items()) if folder else ():

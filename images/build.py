@@ -34,7 +34,8 @@ def build_image(
     say("base layer: packages, drivers, Python")
     base = build_base(wanted, cache, refresh=refresh)
     say("agent layer")
-    agent = agent_layer(base)
+    sources = agent_sources()
+    agent = agent_layer(base, sources)
     output.mkdir(parents=True, exist_ok=True)
     _copy(base.kernel, output / "vmlinuz")
     _copy(base.image, output / "base.img")
@@ -45,6 +46,7 @@ def build_image(
     (output / "initrd.img.partial").replace(output / "initrd.img")
     manifest = {
         "format": 1,
+        "agent_sources": _digest(sources),
         "compression": wanted.compression,
         "files": {
             name: _facts(output / name)
@@ -56,8 +58,8 @@ def build_image(
     return Built(output, manifest)
 
 
-def agent_layer(base: Base) -> bytes:
-    """Return the archive of our own code, compiled by the image's Python, and the templates."""
+def agent_sources() -> Tree:
+    """Return our own code and the templates, where they lie in the image."""
     tree = Tree()
     for name in ("agent", "templates"):
         for source in sorted((REPOSITORY / name).rglob("*")):
@@ -66,11 +68,24 @@ def agent_layer(base: Base) -> bytes:
                 tree.add(f"{_HOME}/{relative}", make_file(source.read_bytes()))
     tree.add(f"{_HOME}/agent", make_folder())
     tree.add(f"{_HOME}/templates", make_folder())
+    return tree
+
+
+def agent_layer(base: Base, sources: Tree) -> bytes:
+    """Return the archive of `sources`, compiled by the image's own Python."""
+    tree = Tree(sources)
     base.python.compile(tree)
     layer = Tree()
     for path, entry in tree.items():
         layer.add(_LAYER + path, entry)
     return compressed(cpio_bytes(layer, EPOCH))
+
+
+def _digest(tree: Tree) -> str:
+    digest = hashlib.sha256()
+    for path, entry in sorted(tree.items()):
+        digest.update(hashlib.sha256(path.encode()).digest() + hashlib.sha256(entry.body).digest())
+    return digest.hexdigest()
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -22,7 +22,7 @@ def check_reproducible(
 ) -> None:
     """Build again in an empty cache, from freshly fetched packages. BuildError if a byte differs.
 
-    Packages that Debian replaced meanwhile are another input: that is said, and is an error too.
+    What changed meanwhile (packages, our code) is another input: that is said, and fails too.
     """
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="repeat-", dir=cache) as name:
@@ -33,6 +33,8 @@ def check_reproducible(
                 "Debian has published other packages since the first build",
                 hint="build with --refresh --check-reproducible",
             )
+        if second.manifest["agent_sources"] != built.manifest["agent_sources"]:
+            raise BuildError("the agent's sources were edited between the two builds")
         pairs = [(built.folder / file, second.folder / file) for file in _NAMES]
         if iso:
             write_iso(second.folder, work / "iso", arguments)
