@@ -11,7 +11,7 @@ import requests
 from agent.errors import AgentError, ServerError
 from agent.model.event import Event
 from agent.model.inventory import Inventory
-from agent.model.job import Job, JobRequest, Machine
+from agent.model.job import Job, JobRequest, Machine, Pass, PassRequest
 from agent.model.problem import PROBLEM_TYPE, Problem
 from agent.model.wire import BadDocument, decode, encode
 from netboot.grammar import parse_url
@@ -68,6 +68,9 @@ class Client:
 
     def cancel_job(self, job: str) -> Job:
         return self._ask("POST", f"/jobs/{_part(job)}/cancel", Job)
+
+    def make_pass(self, asked: PassRequest) -> Pass:
+        return self._ask("POST", "/passes", Pass, asked)
 
     def events(self, job: str, after: int = 0) -> tuple[Event, ...]:
         return self._ask("GET", f"/jobs/{_part(job)}/events?after={after}", tuple[Event, ...])

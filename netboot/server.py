@@ -11,7 +11,7 @@ from aiohttp import web
 from agent.errors import AgentError, UsageError
 from netboot import boot
 from netboot import jobs as jobs_state
-from netboot.api import agents, events, jobs, machines, openapi, templates
+from netboot.api import agents, events, jobs, machines, openapi, passes, templates
 from netboot.auth import Access, Action, Guard, Nobody, make_operator_token
 from netboot.context import API, CONTEXT, WHO, Context, Settings
 from netboot.problems import ProblemError, unauthorized
@@ -44,6 +44,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     *jobs.ROUTES,
     *events.ROUTES,
     *templates.ROUTES,
+    *passes.ROUTES,
     *openapi.ROUTES,
     *pages.ROUTES,
 )

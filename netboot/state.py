@@ -69,6 +69,12 @@ CREATE TABLE tokens (
     fence      INTEGER NOT NULL,
     expires_at REAL NOT NULL
 ) STRICT, WITHOUT ROWID;
+
+CREATE TABLE passes (
+    hash       BLOB PRIMARY KEY,
+    name       TEXT NOT NULL,
+    expires_at REAL NOT NULL
+) STRICT, WITHOUT ROWID;
 """
 
 

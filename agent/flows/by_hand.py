@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from agent.model.wire import convert, decode, pretty
 from agent.planning.review import render_plan
 from agent.probe import probe_inventory
 from agent.probe.page import render_inventory
+from agent.report import now
 from agent.stream.registry import RegistryClient
 from agent.system.command import Run
 from agent.units import format_bytes
@@ -83,7 +83,7 @@ def receipt(result: dict[str, Any]) -> str:
         f"  digest     {result['digest']}",
         f"  source     {result['disk']}, {format_bytes(result['raw_bytes'])}, not written to",
         f"  data       {used} used, {stored} stored",
-        f"  time       {duration(result['seconds'])}, done {time.strftime('%F %T', time.gmtime())} UTC",
+        f"  time       {duration(result['seconds'])}, done {now()}",
         f"  left out   {len(result['left_out'])} files of this machine only",
     ]
     return "\n".join(lines)

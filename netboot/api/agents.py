@@ -65,7 +65,7 @@ async def claim(request: web.Request) -> web.Response:
     with context.wakeups.listen(machine_key(machine)) as listener:
         while not _hung_up(request):
             if granted := await _try_claim(context, machine, asked.agent):
-                return json_response(_claim(context, granted))
+                return json_response(answer_of(context, granted))
             if not await listener.wait(ends - asyncio.get_running_loop().time()):
                 break
     return web.Response(status=204)
@@ -91,7 +91,8 @@ async def _try_claim(context: Context, machine: str, agent: str) -> Granted | No
     return granted
 
 
-def _claim(context: Context, granted: Granted) -> Claim:
+def answer_of(context: Context, granted: Granted) -> Claim:
+    """Return what an agent that was granted a job is told."""
     return Claim(
         job=context.watch.shown(granted.job),
         token=granted.token,

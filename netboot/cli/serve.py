@@ -88,7 +88,7 @@ def _say(line: str) -> None:
 
 
 def find_image(given: Path | None) -> Path | None:
-    """Return the folder of kernel and image. Raises UsageError if the one that is given has none."""
+    """Return the folder of kernel and image. Raises UsageError if it lacks one of them."""
     if given is None:
         return DEFAULT_IMAGE if (DEFAULT_IMAGE / "vmlinuz").is_file() else None
     if not (given / "vmlinuz").is_file() or not (given / "initrd.img").is_file():
