@@ -44,7 +44,7 @@ from agent.tools import boot_sector, efibootmgr, wipefs
 from agent.tools.ext import check_ext, grow_ext
 from agent.tools.fat_directory import open_fat
 from agent.tools.mkswap import make_swap
-from agent.units import Extent
+from agent.units import Extent, MiB
 
 
 class Source(Protocol):
@@ -226,10 +226,14 @@ def node_of(host: Host, disk: Path, number: int) -> Path:
 
 
 def erase(step: EraseSignatures, host: Host, disk: Path) -> None:
-    """Erase what was planned and both ends of every partition that the old table names."""
+    """Erase what was planned and both ends of every partition that the old table names.
+
+    The old table goes first, and to the medium, so that no half-erased old system boots.
+    """
     old = wipefs.find_old_partitions(host.run, disk)
     planned = [Extent(*run) for run in step.runs]
     ends = [end for extent in old for end in wipefs.both_ends(extent)]
+    wipefs.erase_runs(disk, wipefs.both_ends(Extent(0, block.size_bytes(disk)), MiB))
     wipefs.erase_runs(disk, [*ends, *planned])
     block.flush(disk)
     if left := wipefs.find_signatures(host.run, disk):
