@@ -59,6 +59,8 @@ class BootArgs:
     verify: Verify | None = None
     level: int | None = None
     lldp_seconds: int = 0
+    settle_seconds: int = 60
+    """Init reads this one itself."""
     finish: Finish | None = None
     on_error: str = "stay"
     yes: bool = False
@@ -174,6 +176,8 @@ ARGUMENTS: Final = (
     Argument("finish", "reboot|poweroff|stay", "What to do after success.", Finish),
     Argument("on_error", "|".join(ON_ERROR), "What to do after failure; `stay` (the default) keeps "
              "the message on the console.", _one_of(*ON_ERROR)),
+    Argument("settle", "SECONDS", "How long the image's init waits for drivers before the agent "
+             "begins; 60 unless told.", _number(1, 600), key="settle_seconds"),
     Argument("yes", "yes|no", "Do not ask for confirmation in rescue mode.", _boolean),
 )  # fmt: skip
 """Every argument of ours. docs/kernel-arguments.md is rendered from this."""

@@ -43,7 +43,8 @@ def test_a_capture_without_questions() -> None:
 def test_a_deployment() -> None:
     args = parse_bootargs(
         "metalcast.mode=deploy metalcast.template=debian-13:2026-11 "
-        "metalcast.hostname=web1.example metalcast.consent=LVM2_member,crypto_LUKS metalcast.consent=duplicate-uuid "
+        "metalcast.hostname=web1.example metalcast.consent=LVM2_member,crypto_LUKS "
+        "metalcast.consent=duplicate-uuid "
         "metalcast.verify=full metalcast.grow=/var metalcast.lldp=31"
     )
     assert args.consent == ("LVM2_member", "crypto_LUKS", "duplicate-uuid")
