@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -119,7 +120,6 @@ class Server:
         self, job: str, tell: Callable[[str], None] = lambda _: None, timeout_s: float = 900
     ) -> int:
         """Follow a job to its end with `metalcast job watch`; return that command's exit status."""
-        until = time.monotonic() + timeout_s
         child = subprocess.Popen(
             self.words("job", "watch", job),
             stdin=subprocess.DEVNULL,
@@ -128,31 +128,23 @@ class Server:
             text=True,
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
         )
-        if child.stdout is None:
-            raise AssertionError("a pipe was asked for")
-        os.set_blocking(child.stdout.fileno(), False)
-        said = ""
+        reader = threading.Thread(target=_tell_lines, args=(child.stdout, tell))
+        reader.start()
         try:
-            while (status := child.poll()) is None:
-                if time.monotonic() > until:
-                    raise CommandFailed(f"job {job} did not end in {timeout_s:.0f} s")
-                said = _tell_lines(said + (child.stdout.read() or ""), tell)
-                time.sleep(0.2)
-            _tell_lines(said + (child.stdout.read() or "") + "\n", tell)
-            return status
+            return child.wait(timeout_s)
+        except subprocess.TimeoutExpired as error:
+            raise CommandFailed(f"job {job} did not end in {timeout_s:.0f} s") from error
         finally:
             if child.poll() is None:
                 child.terminate()
                 child.wait(10)
+            reader.join()
 
     def blobs(self) -> Iterable[Path]:
         """Return the files of everything that the store has finished taking in."""
-        return sorted(p for p in (self.data / "blobs").rglob("*") if p.is_file())
+        return sorted(p for p in (self.data / "store" / "blobs").rglob("*") if p.is_file())
 
 
-def _tell_lines(text: str, tell: Callable[[str], None]) -> str:
-    *lines, rest = text.split("\n")
+def _tell_lines(lines: Iterable[str], tell: Callable[[str], None]) -> None:
     for line in lines:
-        if line.strip():
-            tell(line.rstrip())
-    return rest
+        tell(line.rstrip())
