@@ -4,8 +4,6 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-import msgspec
-
 from agent.errors import SourceUnfit
 from agent.model.inventory import Drive, Inventory
 from agent.model.job import CaptureSpec
@@ -172,17 +170,6 @@ def template_config(
         source=inventory,
         layout=plan.layout,
         redactions=plan.redactions,
-    )
-
-
-def with_used(layout: Layout, used: dict[str, int]) -> Layout:
-    """Return `layout` with the used bytes that were found."""
-    return Layout(
-        nodes=layout.nodes,
-        volumes=tuple(
-            msgspec.structs.replace(volume, used_bytes=used.get(volume.id, volume.used_bytes))
-            for volume in layout.volumes
-        ),
     )
 
 

@@ -10,7 +10,7 @@ from agent.model.job import DeploySpec
 from agent.model.layout import PENDING_TYPE, BootCode, Disk, Ext, Partition, Swap, Volume
 from agent.model.network import parse_network_config
 from agent.model.template import FORMAT_VERSION, TemplateConfig
-from agent.network import default_network, render_network
+from agent.network import default_network, missing_cards, render_network
 from agent.planning.free_space import overlaps, usable
 from agent.units import align_up, format_bytes
 
@@ -233,6 +233,7 @@ def _about_network(
             if spec.network is not None
             else default_network(inventory.nics)
         )
+        yield from missing_cards(config, inventory.nics)
         render_network(config, stack, inventory.nics)
     except Refused as error:
         yield from error.objections

@@ -177,12 +177,3 @@ def _unescaped(text: str | None) -> str | None:
         plain.append(sign)
         escaped = False
     return "".join(plain)
-
-
-def read_only(drive: Drive, numbers: tuple[int, ...], partition: PartitionNode = node_of) -> None:
-    """Make the kernel refuse writes to the source disk and to each of its partitions."""
-    block.set_read_only(drive.path, True)
-    for number in numbers:
-        node = partition(Path(drive.path), number)
-        if node.exists():
-            block.set_read_only(node, True)

@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from agent.model.inventory import Board, Drive, Inventory, Nic, SecureBoot, Transport
+from agent.model.inventory import Board, Drive, Found, Inventory, Nic, SecureBoot, Transport
 from agent.model.job import DeploySpec
 from agent.model.layout import (
     BIOS_BOOT_TYPE,
@@ -167,3 +167,24 @@ def make_template(layout: Layout | None = None, **changes: Any) -> TemplateConfi
 
 def make_spec(**changes: Any) -> DeploySpec:
     return msgspec.structs.replace(DeploySpec(template="demo"), **changes)
+
+
+def make_found(what: str, usage: str = "raid", **more: Any) -> Found:
+    return Found(path="/dev/vda2", what=what, usage=usage, **more)
+
+
+def with_volume(layout: Layout, name: str, **fields: Any) -> Layout:
+    volumes = tuple(
+        msgspec.structs.replace(volume, **fields) if volume.id == name else volume
+        for volume in layout.volumes
+    )
+    return Layout(nodes=layout.nodes, volumes=volumes)
+
+
+def with_root_partition(layout: Layout, **fields: Any) -> Layout:
+    """Return `layout` with its root partition changed."""
+    nodes = tuple(
+        msgspec.structs.replace(node, **fields) if node.id == "disk0p3" else node
+        for node in layout.nodes
+    )
+    return Layout(nodes=nodes, volumes=layout.volumes)
