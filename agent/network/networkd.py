@@ -128,7 +128,11 @@ def _lease6(device: AnyDevice) -> Iterator[tuple[str, Pairs]]:
     if given.use_dns is not None:
         use = "yes" if given.use_dns else "no"
         yield from _section("DHCPv6", [("UseDNS", use)])
-    yield from _section("IPv6AcceptRA", _lease(given))
+    advertised = [(key, value) for key, value in _lease(given) if key != "UseRoutes"]
+    if given.use_routes is not None:
+        use = "yes" if given.use_routes else "no"
+        advertised += [("UseGateway", use), ("UseRoutePrefix", use)]
+    yield from _section("IPv6AcceptRA", advertised)
 
 
 def _netdev(device: AnyDevice) -> Iterator[tuple[str, Pairs]]:
