@@ -25,30 +25,32 @@ def probe_contents(run: Runner, paths: Sequence[str]) -> tuple[Found, ...]:
     if not paths:
         return ()
     try:
-        return parse_wipefs(run([*_COMMAND, *paths]).text)
+        return parse_wipefs(run([*_COMMAND, *paths]).text, paths)
     except CommandFailed:
         return tuple(found for path in paths for found in _one(run, path))
 
 
 def _one(run: Runner, path: str) -> tuple[Found, ...]:
     try:
-        return parse_wipefs(run([*_COMMAND, path]).text)
+        return parse_wipefs(run([*_COMMAND, path]).text, [path])
     except CommandFailed:
         return (Found(path=path, what=UNREADABLE, usage="other"),)
 
 
-def parse_wipefs(text: str) -> tuple[Found, ...]:
-    """Return the signatures in wipefs's JSON, each kind once a device.
+def parse_wipefs(text: str, paths: Sequence[str]) -> tuple[Found, ...]:
+    """Return the signatures in wipefs's JSON for the devices at `paths`, each kind once a device.
 
-    GPT's second copy and its protective MBR are the same table, told once.
+    GPT's second copy and its protective MBR are the same table, told once. Older versions name
+    a device as they were asked (`/dev/sda1`), newer ones without its folder (`sda1`).
     """
     if not text.strip():
         return ()
+    asked = {path: path for path in paths} | {path.rpartition("/")[2]: path for path in paths}
     try:
         signatures = json.loads(text)["signatures"]
         found = [
             Found(
-                path=entry["device"],
+                path=asked[entry["device"]],
                 what=entry["type"],
                 usage=_TABLE if entry["usage"] == "partition-table" else entry["usage"] or "other",
                 label=entry["label"] or None,

@@ -95,15 +95,14 @@ def find_transport(tree: Tree, properties: Mapping[str, str], name: str) -> Tran
         return Transport.USB
     if _is_raid_volume(tree, where, name):
         return Transport.RAID
+    if "/ata" in where or properties.get("ID_BUS") == "ata":  # the latter behind a SAS controller
+        return Transport.IDE if name.startswith("hd") else Transport.SATA
     for mark, transport in (
         ("/session", Transport.ISCSI),
         ("/rport-", Transport.FC),
-        ("/ata", Transport.SATA),
         ("/end_device-", Transport.SAS),
     ):
         if mark in where:
-            if transport is Transport.SAS and properties.get("ID_BUS") == "ata":
-                return Transport.SATA
             return transport
     if re.search(r"/virtio\d+/block/", where):
         return Transport.VIRTIO

@@ -13,7 +13,8 @@ def render_inventory(inventory: Inventory) -> str:
     parts = [
         _machine(inventory),
         _disks(inventory.disks),
-        _raid(inventory),
+        _controllers(inventory),
+        _arrays(inventory),
         _nics(inventory.nics),
         _warnings(inventory),
     ]
@@ -108,21 +109,17 @@ def _found_row(found: Found) -> tuple[str, ...]:
     return (found.path, found.what, label, found.uuid or "")
 
 
-def _raid(inventory: Inventory) -> list[str]:
-    lines = []
-    if inventory.raid_controllers:
-        lines.append("RAID controllers")
-        lines += _table(
-            [
-                (c.address, c.name or "unknown", c.vendor_device, f"driver {c.driver or 'none'}")
-                for c in inventory.raid_controllers
-            ],
-            _INDENT,
-        )
-    if inventory.md_arrays:
-        lines.append("Software RAID")
-        lines += _table([_array_row(array) for array in inventory.md_arrays], _INDENT)
-    return lines
+def _controllers(inventory: Inventory) -> list[str]:
+    rows = [
+        (c.address, c.name or "unknown", c.vendor_device, f"driver {c.driver or 'none'}")
+        for c in inventory.raid_controllers
+    ]
+    return ["RAID controllers", *_table(rows, _INDENT)] if rows else []
+
+
+def _arrays(inventory: Inventory) -> list[str]:
+    rows = [_array_row(array) for array in inventory.md_arrays]
+    return ["Software RAID", *_table(rows, _INDENT)] if rows else []
 
 
 def _array_row(array: MdArray) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ class Usage:
 
     def mounted(self, number: str | None, path: str) -> tuple[str, ...]:
         """Return the mount points of one device. btrfs shows other numbers: so by path too."""
-        found = (m[2] for m in self.mounts if number == m[0] or path == m[1])
+        found = (m[2] for m in self.mounts if path == m[1] or (number and number == m[0]))
         return tuple(dict.fromkeys(found))
 
 
