@@ -16,7 +16,7 @@ class Asked:
 
 @dataclass(slots=True)
 class FakeRun:
-    """Answers by the longest key that a command line begins with: `"blkid -p": "ext4"`.
+    """Answers by the most words that a command line begins with: `"blkid -p": "ext4"`.
 
     An `int` answer is an exit status with nothing said. No answer: a program that says nothing.
     """
@@ -36,7 +36,7 @@ class FakeRun:
         plain = tuple(os.fspath(word) for word in words)
         self.asked.append(Asked(plain, stdin))
         line = " ".join(plain)
-        fitting = [key for key in self.answers if line.startswith(key)]
+        fitting = [key for key in self.answers if f"{line} ".startswith(f"{key} ")]
         output = _output(self.answers[max(fitting, key=len)] if fitting else "")
         if output.status not in ok:
             raise CommandFailed(f"{plain[0]} failed with status {output.status}: {output.stderr}")
