@@ -1,0 +1,134 @@
+"""The netbooted agent against the real server: it claims, works, reports, or says what is wrong."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pytest
+
+from agent.client import ServerClient
+from agent.console import Console, Screen
+from agent.errors import ClaimRefused, ServerError
+from agent.flows.boot import NetbootedAgent, macs_of
+from agent.model.inventory import Drive, Inventory, Nic
+from agent.model.job import Finish
+from agent.system.command import Run
+from tests.contracts.api_server import AGENT, MACHINE, SECOND, Api, make_inventory
+
+
+@dataclass
+class Terminal:
+    """A console whose words a test can read."""
+
+    ends: tuple[int, int] = field(default_factory=os.pipe)
+
+    def __post_init__(self) -> None:
+        os.set_blocking(self.ends[0], False)
+        self.console = Console([Screen(self.ends[1])], [])
+
+    @property
+    def text(self) -> str:
+        self.console.drain()
+        return os.read(self.ends[0], 1 << 20).decode()
+
+
+@pytest.fixture
+def terminal() -> Iterator[Terminal]:
+    terminal = Terminal()
+    yield terminal
+    os.close(terminal.ends[1])
+
+
+def inventory(**changes: object) -> Inventory:
+    nic = Nic(name="eth0", mac=MACHINE.replace("-", ":"), driver="virtio_net", link=True, boot=True)
+    return make_inventory(nics=(nic,), **changes)
+
+
+def agent_at(api: Api, terminal: Terminal, agent: str = AGENT) -> NetbootedAgent:
+    slept: list[float] = []
+    return NetbootedAgent(
+        Run(), terminal.console, ServerClient(api.url), None, agent, sleep=slept.append
+    )
+
+
+def claim(agent: NetbootedAgent) -> object:
+    found = agent.server.claim(MACHINE, agent.agent, 0)
+    assert found is not None
+    return found
+
+
+def test_an_inspection_from_hello_to_done(api: Api, terminal: Terminal) -> None:
+    agent = agent_at(api, terminal)
+    assert agent.hello(inventory()) == MACHINE
+    job = api.make_job()
+    assert agent.do(agent.server.claim(MACHINE, AGENT, 0), inventory()) is Finish.STAY
+    assert api.job(job)["state"] == "succeeded"
+    assert terminal.text.endswith("done\n")
+
+
+def test_a_disk_that_is_not_there_is_told_here_and_at_the_server(
+    api: Api, terminal: Terminal
+) -> None:
+    agent = agent_at(api, terminal)
+    agent.hello(inventory())
+    job = api.make_job(kind="capture", name="web", disk={"serial": "NONE"})
+    drive = Drive(
+        path="/dev/vda",
+        size_bytes=2**30,
+        sector_bytes=512,
+        physical_sector_bytes=512,
+        serial="REAL",
+    )
+    place = inventory(disks=(drive,))
+    assert agent.do(agent.server.claim(MACHINE, AGENT, 0), place) is Finish.STAY
+    failure = api.job(job)["failure"]
+    assert failure["status"] == 3
+    assert failure["disk"] == "unchanged"
+    assert "none of 1 disks is the one meant (serial=NONE)" in failure["summary"]
+    assert failure["hint"] == "name the disk: metalcast.disk.serial=REAL"
+    shown = terminal.text
+    assert "none of 1 disks is the one meant" in shown
+    assert "metalcast.disk.serial=REAL" in shown
+
+
+def test_a_second_agent_with_the_same_identity_gets_nothing(api: Api, terminal: Terminal) -> None:
+    first, second = agent_at(api, terminal), agent_at(api, terminal, SECOND)
+    first.hello(inventory())
+    second.hello(inventory())
+    api.make_job()
+    claim(first)
+    with pytest.raises(ClaimRefused, match="another agent works on") as error:
+        second.server.claim(MACHINE, SECOND, 0)
+    assert error.value.hint == "is a second machine using the same MAC?"
+
+
+def test_a_cancelled_job_stops_the_agent(api: Api, terminal: Terminal) -> None:
+    agent = agent_at(api, terminal)
+    agent.hello(inventory())
+    job = api.make_job(kind="capture", name="web")
+    taken = agent.server.claim(MACHINE, AGENT, 0)
+    assert taken is not None
+    api.post(f"/api/v1/jobs/{job}/cancel")
+    assert agent.do(taken, inventory()) is Finish.STAY
+    assert api.job(job)["state"] == "cancelled"
+
+
+def test_a_server_that_stays_away_ends_in_a_clear_error(terminal: Terminal) -> None:
+    agent = NetbootedAgent(
+        Run(),
+        terminal.console,
+        ServerClient("http://127.0.0.1:1"),
+        None,
+        AGENT,
+        sleep=lambda _: None,
+    )
+    with pytest.raises(ServerError, match="no answer from http://127.0.0.1:1"):
+        agent.hello(inventory())
+    assert "trying again in 30 s" in terminal.text
+
+
+def test_the_card_that_booted_names_the_machine() -> None:
+    other = Nic(name="eth1", mac="52:54:00:00:00:99", driver=None, link=False)
+    found = inventory()
+    both = make_inventory(nics=(other, *found.nics))
+    assert macs_of(both) == (MACHINE, "52-54-00-00-00-99")
