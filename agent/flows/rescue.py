@@ -39,13 +39,14 @@ class Rescue:
     run: Runner
     console: Console
     args: BootArgs
+    questions: Questions
 
     def work(self) -> Finish:
         """Ask, capture, show the receipt; return how the machine goes on.
 
         Raises Refused and SourceUnfit before anything was sent, ServerError, StepFailed.
         """
-        questions = Questions(self.console, unattended=not self.console.inputs)
+        questions = self.questions
         inventory = probe_inventory(self.run, boot_mac=self.args.bootif)
         self.console.say(render_choices(inventory))
         drive = self._disk(questions, inventory)

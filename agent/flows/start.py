@@ -8,15 +8,17 @@ from agent.bootargs import BootArgs, parse_bootargs
 from agent.client import ServerClient
 from agent.console import Console, failure_page, machine_console, standard_console
 from agent.errors import AgentError, ExitStatus, UsageError, exit_status
+from agent.flows.ask_network import ask_network
 from agent.flows.boot import NetbootedAgent, new_agent_id
 from agent.flows.failures import failure_of, traceback_of
+from agent.flows.questions import Questions
 from agent.flows.rescue import Rescue
 from agent.flows.version import version
 from agent.model.job import Finish
 from agent.probe import probe_inventory
 from agent.probe.page import render_inventory
 from agent.system.command import Run
-from agent.system.netup import bring_network_up
+from agent.system.netup import NetworkDown, bring_network_up
 from agent.system.power import finish_machine
 
 
@@ -47,7 +49,7 @@ def boot(args: argparse.Namespace) -> int:
 def rescue_by_hand(args: argparse.Namespace) -> int:
     """Ask the technician's questions on this terminal; the network is as it is."""
     console = standard_console()
-    Rescue(Run(), console, read_bootargs(args.cmdline, strict=False)).work()
+    Rescue(Run(), console, read_bootargs(args.cmdline, strict=False), Questions(console)).work()
     console.drain()
     return ExitStatus.DONE
 
@@ -67,8 +69,15 @@ def work(args: BootArgs, console: Console) -> Finish:
         console.say(render_inventory(probe_inventory(run, lldp_seconds=args.lldp_seconds)))
         return args.finish or Finish.STAY
     if args.mode in ("rescue", "capture"):
-        network_up(run, args, console)
-        return Rescue(run, console, args).work()
+        questions = Questions(console, unattended=not console.inputs)
+        try:
+            network_up(run, args, console)
+        except NetworkDown as error:
+            if questions.unattended or args.ip:
+                raise
+            console.say(f"{error}")
+            network_up(run, ask_network(questions, args), console)
+        return Rescue(run, console, args, questions).work()
     if args.server is None:
         raise UsageError(
             f"mode {args.mode} needs a server", hint="add metalcast.server=http://ADDRESS:8470"

@@ -4,7 +4,9 @@ import re
 
 import pytest
 
+from agent.bootargs import BootArgs
 from agent.errors import Refused
+from agent.flows.ask_network import ask_network
 from agent.flows.questions import Questions, matching, one_of, template_name_from, yes_or_no
 from agent.model.template import NAME_PATTERN
 
@@ -66,3 +68,15 @@ def test_nobody_is_asked_when_nobody_is_there() -> None:
 def test_a_suggested_name_fits_the_grammar(words: tuple[str | None, ...], name: str) -> None:
     assert template_name_from(*words) == name
     assert re.fullmatch(NAME_PATTERN, name)
+
+
+def test_a_technician_gives_the_address_when_nobody_else_does() -> None:
+    script = Script("192.0.2.7", "2001:db8::1/64", "192.0.2.7/24", "2001:db8::1", "192.0.2.1")
+    (setting,) = ask_network(Questions(script), BootArgs()).ip
+    assert (setting.address, setting.gateway) == ("192.0.2.7/24", "192.0.2.1")
+    assert script.shown.count("   please type an IPv4 address and its prefix: 192.0.2.7/24") == 2
+
+
+def test_a_network_without_a_gateway() -> None:
+    (setting,) = ask_network(Questions(Script("10.0.0.2/8", "")), BootArgs()).ip
+    assert (setting.address, setting.gateway) == ("10.0.0.2/8", None)
