@@ -5,7 +5,7 @@ from typing import Any
 
 import jinja2
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import agent
@@ -178,6 +178,7 @@ def test_stale_files(path: str, stack: NetworkStack, stale: bool) -> None:
     assert all(glob.startswith("/etc/") for glob in stale_paths(stack))
 
 
+@settings(deadline=None)
 @given(poison=st.characters(categories=["Cc", "Zl", "Zp", "Cf"]))
 def test_no_template_prints_a_value_that_starts_a_line(poison: str) -> None:
     """The last fence, for a model that did not come from the parser."""
