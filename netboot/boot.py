@@ -8,12 +8,14 @@ from aiohttp import web
 from netboot import grammar, ipxe, jobs, machines
 from netboot.auth import Access
 from netboot.context import ANY_CHANGE, Context, context_of
+from netboot.dnsmasq import IPXE_FOLDER, UEFI_IPXE
 from netboot.policy import Boot, decide_boot
 from netboot.problems import bad_request, not_found
 from netboot.routes import Query, Route
 
 SCRIPT: Final = "text/plain"
 BINARY: Final = "application/octet-stream"
+EFI: Final = "application/efi"
 JOBS_LOOKED_AT: Final = 50
 
 
@@ -69,6 +71,15 @@ async def initrd(request: web.Request) -> web.StreamResponse:
     return _file(request, "initrd.img")
 
 
+async def uefi_ipxe(request: web.Request) -> web.StreamResponse:
+    """Give iPXE to firmware that boots over HTTP; dnsmasq points it here."""
+    del request
+    path = IPXE_FOLDER / UEFI_IPXE
+    if not path.is_file():
+        raise not_found(f"there is no {UEFI_IPXE} on this server", "apt-get install ipxe")
+    return web.FileResponse(path, headers={"Content-Type": EFI})
+
+
 def _file(request: web.Request, name: str) -> web.StreamResponse:
     """Return one of two files, by a name of ours; the request has no say in the path."""
     folder = context_of(request).settings.image
@@ -121,6 +132,15 @@ ROUTES: Final = (
         initrd,
         "The agent's image",
         media_type=BINARY,
+        errors=(404,),
+    ),
+    Route(
+        "GET",
+        f"/boot/{UEFI_IPXE}",
+        Access.PUBLIC,
+        uefi_ipxe,
+        "iPXE for firmware that boots over HTTP",
+        media_type=EFI,
         errors=(404,),
     ),
 )

@@ -16,6 +16,7 @@ T = TypeVar("T")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 JSON: Final = "application/json"
+STREAM: Final = "text/event-stream"
 WAIT_MAX_S: Final = 60
 BODY_MAX: Final = 1024 * 1024
 PATH_TYPES: Final[dict[str, Any]] = {
@@ -57,13 +58,15 @@ class Route:
         return self.handler.__name__
 
     @property
+    def methods(self) -> tuple[str, ...]:
+        """The method, and HEAD beside GET: firmware that boots over HTTP asks for sizes first."""
+        has_head = self.method == "GET" and self.media_type != STREAM
+        return (self.method, "HEAD") if has_head else (self.method,)
+
+    @property
     def pattern(self) -> str:
         """The path as aiohttp's router wants it."""
         return self.path.replace("{template}", "{template:.+}")
-
-    @property
-    def is_api(self) -> bool:
-        return self.path.startswith("/api/")
 
 
 WAIT: Final = Query("wait", int, f"wait up to so many seconds for news, at most {WAIT_MAX_S}")

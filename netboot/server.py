@@ -27,6 +27,7 @@ from netboot.web import pages
 LOG: Final = logging.getLogger("metalcast")
 SHUTDOWN_S: Final = 5.0
 
+Companion = Callable[[int], contextlib.AbstractAsyncContextManager[asyncio.Task[None]]]
 Next = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -60,9 +61,10 @@ def make_app(context: Context) -> web.Application:
     app[API] = openapi.make_document(ROUTES)
     app[RULES] = {}
     for route in ROUTES:
-        added = app.router.add_route(route.method, route.pattern, route.handler)
-        assert added.resource is not None
-        app[RULES][route.method, added.resource.canonical] = route
+        for method in route.methods:
+            added = app.router.add_route(method, route.pattern, route.handler)
+            assert added.resource is not None
+            app[RULES][method, added.resource.canonical] = route
     app.router.add_routes(registry_routes(context.templates.store, authorize))
     app.on_response_prepare.append(_add_safety_headers)
     return app
@@ -95,8 +97,10 @@ async def speak_problems(request: web.Request, handler: Next) -> web.StreamRespo
         if error.status < 400:
             raise
         return _http_problem(error).response()
-    except (ConnectionError, asyncio.CancelledError):
-        raise
+    except ConnectionError:
+        if request.transport is not None and not request.transport.is_closing():
+            raise
+        return web.Response(status=400)  # to nobody: the client hung up, which is no news
     except Exception:
         LOG.exception("bug at %s %s", request.method, request.path)
         if request.transport is None:
@@ -148,8 +152,16 @@ def open_context(settings: Settings) -> tuple[Context, str | None]:
     return context, new_token
 
 
-async def serve(context: Context, ready: Callable[[str, int], None], stop: asyncio.Event) -> None:
-    """Serve until `stop` is set; `ready` hears the address once connections are accepted."""
+async def serve(
+    context: Context,
+    ready: Callable[[str, int], None],
+    stop: asyncio.Event,
+    companion: Companion | None = None,
+) -> None:
+    """Serve until `stop` is set; `ready` hears the address once connections are accepted.
+
+    `companion` runs beside us, told our port; when it fails, so do we, with its error.
+    """
     runner = web.AppRunner(
         make_app(context),
         access_log=None,
@@ -169,13 +181,25 @@ async def serve(context: Context, ready: Callable[[str, int], None], stop: async
             address = f"{context.settings.host}:{context.settings.port}"
             raise AgentError(f"cannot listen on {address}: {error.strerror}") from error
         host, port = runner.addresses[0][:2]
-        ready(host, port)
-        await stop.wait()
+        async with contextlib.AsyncExitStack() as stack:
+            watching = await stack.enter_async_context(companion(port)) if companion else None
+            ready(host, port)
+            await _first_of(stop, watching)
     finally:
         tidying.cancel()
         context.wakeups.stop()
         with contextlib.suppress(asyncio.CancelledError):
             await runner.cleanup()
+
+
+async def _first_of(stop: asyncio.Event, watching: asyncio.Task[None] | None) -> None:
+    """Wait until we are told to stop; raise what `watching` raises if that comes first."""
+    stopping = asyncio.create_task(stop.wait())
+    waited_for = [stopping, *([watching] if watching else [])]
+    done, _ = await asyncio.wait(waited_for, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if watching and watching in done:
+        watching.result()
 
 
 def close_context(context: Context) -> None:

@@ -14,6 +14,7 @@ from netboot.context import ANY_CHANGE, Context, context_of, job_key, who_of
 from netboot.problems import forbidden
 from netboot.routes import (
     AFTER,
+    STREAM,
     WAIT,
     WAIT_MAX_S,
     Route,
@@ -121,7 +122,7 @@ async def stream_changes(request: web.Request) -> web.StreamResponse:
 async def open_stream(request: web.Request) -> web.StreamResponse:
     response = web.StreamResponse(
         headers={
-            "Content-Type": "text/event-stream",
+            "Content-Type": STREAM,
             "Cache-Control": "no-store",
             "X-Accel-Buffering": "no",
         }
@@ -163,7 +164,7 @@ ROUTES: Final = (
         Access.JOB,
         stream_events,
         "The same as server-sent events: `event` (an Event) and `job` (a Job, with progress)",
-        media_type="text/event-stream",
+        media_type=STREAM,
         query=(AFTER,),
         errors=(404,),
     ),
@@ -173,6 +174,6 @@ ROUTES: Final = (
         Access.OPERATOR,
         stream_changes,
         "Server-sent events: one `change` whenever a list has become stale",
-        media_type="text/event-stream",
+        media_type=STREAM,
     ),
 )

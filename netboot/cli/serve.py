@@ -5,6 +5,7 @@ import asyncio
 import logging
 import signal
 import sys
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -33,6 +34,9 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--dhcp", choices=("proxy", "full"), help="run dnsmasq beside the server")
     parser.add_argument("--interface", metavar="IF", help="where dnsmasq answers")
+    parser.add_argument(
+        "--dhcp-range", metavar="FIRST,LAST", help="the addresses that --dhcp full gives out"
+    )
     parser.set_defaults(call=run)
 
 
@@ -44,6 +48,8 @@ def run(args: argparse.Namespace) -> int:
     host, port = parse_listen(args.listen)
     if bool(args.dhcp) != bool(args.interface):
         raise UsageError("--dhcp and --interface belong together")
+    if args.dhcp_range and args.dhcp != "full":
+        raise UsageError("--dhcp-range is for --dhcp full")
     settings = Settings(
         data=(args.data or data_folder()).absolute(),
         host=host,
@@ -65,6 +71,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _serve(context: "Context", args: argparse.Namespace) -> None:
+    from netboot.dnsmasq import Dnsmasq, plan_dhcp, running_dnsmasq
     from netboot.server import serve
 
     stop = asyncio.Event()
@@ -78,8 +85,18 @@ async def _serve(context: "Context", args: argparse.Namespace) -> None:
         if context.settings.image is None:
             _say("no --image: machines cannot boot the agent from here")
 
-    del args
-    await serve(context, ready, stop)
+    def companion(port: int) -> AbstractAsyncContextManager[asyncio.Task[None]]:
+        plan = plan_dhcp(
+            args.dhcp,
+            args.interface,
+            port,
+            range_text=args.dhcp_range,
+            url=context.settings.public_url,
+        )
+        _say(f"dnsmasq answers on {plan.interface} ({plan.mode.value}), pointing to {plan.url}")
+        return running_dnsmasq(Dnsmasq(plan, context.settings.data))
+
+    await serve(context, ready, stop, companion if args.dhcp else None)
 
 
 def _say(line: str) -> None:
