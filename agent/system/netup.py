@@ -234,6 +234,12 @@ def _index(netlink: Any, name: str) -> int:
     return int(found[0])
 
 
+def _remove(netlink: Any, name: str) -> None:
+    """Take away what an attempt before this one made."""
+    for index in netlink.link_lookup(ifname=name):
+        netlink.link("del", index=index)
+
+
 def _set_up(netlink: Any, name: str) -> None:
     netlink.link("set", index=_index(netlink, name), state="up")
 
@@ -253,6 +259,7 @@ def _configure(netlink: Any, name: str, lease: Lease) -> None:
 
 
 def _make_bond(netlink: Any, bond: Bond) -> None:
+    _remove(netlink, bond.name)
     netlink.link("add", ifname=bond.name, kind="bond")
     options = Path(f"/sys/class/net/{bond.name}/bonding")
     for key, value in sorted(bond.options, key=lambda option: option[0] != "mode"):
@@ -272,6 +279,7 @@ def _make_bond(netlink: Any, bond: Bond) -> None:
 def _make_vlan(netlink: Any, vlan: Vlan) -> None:
     _set_up(netlink, vlan.parent)
     parent = _index(netlink, vlan.parent)
+    _remove(netlink, vlan.name)
     netlink.link("add", ifname=vlan.name, kind="vlan", link=parent, vlan_id=vlan.tag)
 
 
