@@ -1,0 +1,27 @@
+"""What holds for every test."""
+
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+_UNIT = Path(__file__).parent / "unit"
+
+
+@pytest.fixture(autouse=True)
+def _values_only(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Let a unit test that runs a program or opens a connection fail."""
+    if _UNIT not in request.path.parents:
+        yield
+        return
+
+    def refuse(*_: object, **__: object) -> NoReturn:
+        raise AssertionError("a unit test has values only: no programs, no connections")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subprocess, "Popen", refuse)
+        patch.setattr(socket.socket, "connect", refuse)
+        yield
