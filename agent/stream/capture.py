@@ -41,7 +41,7 @@ from agent.stream.registry import RegistryClient
 from agent.stream.upload import ResumedUpload
 from agent.units import Extent
 
-_AHEAD: Final = 3
+_AHEAD: Final = 2
 """Chunks that may be ready and wait for the upload, beside those that lanes work on."""
 _HEAVY_LEVEL: Final = 13
 """From this level on zstd itself needs tens of megabytes a thread."""

@@ -24,14 +24,14 @@ _RUN_CHUNKS: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class ChunkRun:
     """Neighbouring chunks of one pack, or chunks of zeros (`pack` is None)."""
 
     pack: Descriptor | None
     entries: tuple[IndexEntry, ...]
 
 
-def in_runs(entries: Iterable[IndexEntry], blobs: VolumeBlobs) -> Iterator[Run]:
+def in_runs(entries: Iterable[IndexEntry], blobs: VolumeBlobs) -> Iterator[ChunkRun]:
     """Group `entries`, in the order of an index, into runs that one request can fetch."""
     waiting: list[IndexEntry] = []
     zeros: list[IndexEntry] = []
@@ -39,17 +39,17 @@ def in_runs(entries: Iterable[IndexEntry], blobs: VolumeBlobs) -> Iterator[Run]:
         if entry.pack < 0:
             zeros.append(entry)
             if len(zeros) == _RUN_CHUNKS:
-                yield Run(None, tuple(zeros))
+                yield ChunkRun(None, tuple(zeros))
                 zeros = []
             continue
         if waiting and not _joins(waiting, entry):
-            yield Run(blobs.packs[waiting[0].pack], tuple(waiting))
+            yield ChunkRun(blobs.packs[waiting[0].pack], tuple(waiting))
             waiting = []
         waiting.append(entry)
     if waiting:
-        yield Run(blobs.packs[waiting[0].pack], tuple(waiting))
+        yield ChunkRun(blobs.packs[waiting[0].pack], tuple(waiting))
     if zeros:
-        yield Run(None, tuple(zeros))
+        yield ChunkRun(None, tuple(zeros))
 
 
 def _joins(waiting: list[IndexEntry], entry: IndexEntry) -> bool:
@@ -93,7 +93,7 @@ class Lane:
         self._content = memoryview(block.aligned_buffer(CHUNK_BYTES))
         self.fetched_bytes = 0
 
-    def contents(self, run: Run) -> Iterator[tuple[IndexEntry, memoryview]]:
+    def contents(self, run: ChunkRun) -> Iterator[tuple[IndexEntry, memoryview]]:
         """Yield each chunk of `run` with its content, good until the next is asked for.
 
         A cut costs the chunk that was on its way. A damaged chunk is fetched once more before

@@ -98,7 +98,7 @@ class Upload(Protocol):
 class BlobWriter:
     """Writes one blob in pieces and knows its digest. Keeps at most one piece in memory."""
 
-    def __init__(self, upload: Upload, piece_bytes: int = 8 * MiB) -> None:
+    def __init__(self, upload: Upload, piece_bytes: int = 4 * MiB) -> None:
         self.size = 0
         self._upload = upload
         self._piece_bytes = piece_bytes
@@ -127,7 +127,7 @@ class BlobWriter:
         self._upload.cancel()
 
     def _send(self) -> None:
-        data = b"".join(self._pieces)
+        data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
         self._pieces, self._waiting = [], 0
         self._upload.append(data)
 

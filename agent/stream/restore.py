@@ -8,8 +8,8 @@ from agent.errors import TemplateError
 from agent.model.template import IndexEntry
 from agent.stream.blocks import ChunkWriter, DiskFile, overlap, without
 from agent.stream.fetch import (
+    ChunkRun,
     Lane,
-    Run,
     content_bytes,
     default_lanes,
     extents_of,
@@ -69,7 +69,7 @@ def restore_volume(
             stages=stages,
         )
         pump = Pump()
-        runs: Conduit[Run] = Conduit(pump, limit=4)
+        runs: Conduit[ChunkRun] = Conduit(pump, limit=4)
         count = default_lanes() if lanes is None else lanes
 
         def dispatch() -> None:
@@ -136,7 +136,7 @@ class _Restore:
     bytes_written: int = 0
     chunks: int = 0
 
-    def restore(self, run: Run, lane: Lane) -> None:
+    def restore(self, run: ChunkRun, lane: Lane) -> None:
         if run.pack is None:
             for entry in run.entries:
                 wanted = without(extents_of(entry), tuple(self.withheld))

@@ -11,7 +11,7 @@ from agent.errors import DiskError
 from agent.model.job import Verify
 from agent.model.template import IndexEntry
 from agent.stream.blocks import ChunkReader, DiskFile, overlap, without
-from agent.stream.fetch import Lane, Run, content_bytes, default_lanes, extents_of
+from agent.stream.fetch import ChunkRun, Lane, content_bytes, default_lanes, extents_of
 from agent.stream.progress import Meter, Report, Stages, silent
 from agent.stream.pump import Conduit, Pump
 from agent.stream.template import Template
@@ -61,7 +61,8 @@ def verify_volume(
         written.forget_cache()
         head, entries = template.entries(volume_id)
         wanted = entries if mode is Verify.FULL else sample(entries, head.chunks, seed or 0)
-        total = template.volume(volume_id).used_bytes
+        used = template.volume(volume_id).used_bytes
+        total = used if mode is Verify.FULL else used // _STRATUM
         meter = Meter(f"read back {volume_id}", total, report, stages)
         pump = Pump()
         queue: Conduit[IndexEntry] = Conduit(pump, limit=32)
@@ -146,7 +147,7 @@ class _Verify:
             return memoryview(bytes(content_bytes(entry)))
         lane = Lane(self.template.client, self.meter.stages, self.pump)
         pack = self.template.data_of(self.volume_id).packs[entry.pack]
-        (found,) = (bytes(content) for _, content in lane.contents(Run(pack, (entry,))))
+        (found,) = (bytes(content) for _, content in lane.contents(ChunkRun(pack, (entry,))))
         return memoryview(found)
 
     def _differs(self, entry: IndexEntry, offset: int) -> DiskError:

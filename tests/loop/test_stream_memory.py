@@ -1,0 +1,58 @@
+"""Peak memory, measured in a process of its own: bounded, and the same for any size."""
+
+import json
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.units import MiB
+from tests.contracts.registries import netboot
+
+ROOT = Path(__file__).parents[2]
+LIMIT = 120 * MiB
+"""Of the whole process, the interpreter and what it imports included."""
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with netboot(tmp_path_factory.mktemp("registry")) as found:
+        yield found
+
+
+def child(mode: str, url: str, disk: Path) -> dict[str, Any]:
+    words = [sys.executable, "-m", "tests.loop.stream_child", mode, url, str(disk)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    print(found)
+    return found
+
+
+def make_disk(path: Path, size_bytes: int) -> Path:
+    """Write a disk that does not compress at all: the worst for memory."""
+    draw = random.Random(1)
+    with path.open("wb") as file:
+        for _ in range(size_bytes // (8 * MiB)):
+            file.write(draw.randbytes(8 * MiB))
+    return path
+
+
+def test_memory_is_bounded_whatever_the_size(url: str, tmp_path: Path) -> None:
+    peaks: dict[str, list[int]] = {"capture": [], "restore": [], "verify": []}
+    for size in (64 * MiB, 320 * MiB):
+        source = make_disk(tmp_path / "source.img", size)
+        target = tmp_path / "target.img"
+        with target.open("wb") as file:
+            file.truncate(size)
+        for mode, disk in (("capture", source), ("restore", target), ("verify", target)):
+            peaks[mode].append(child(mode, url, disk)["peak_bytes"])
+        assert target.stat().st_blocks * 512 >= size
+    for mode, (small, large) in peaks.items():
+        print(f"{mode}: peak {small / MiB:.0f} MiB of 64 MiB, {large / MiB:.0f} MiB of 320 MiB")
+        assert large < LIMIT, mode
+        assert large - small < 24 * MiB, mode
