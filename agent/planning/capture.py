@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from itertools import chain, count
 from typing import Final
 
 from agent.errors import SourceUnfit
@@ -83,7 +84,7 @@ def plan_capture(
     ids: dict[int, str] = {}
     for part in sorted(found.partitions, key=lambda part: part.offset_bytes):
         nodes.append(_partition(part))
-        volume = _volume(part, mounts.get(part.number), set(ids.values()))
+        volume = _volume(part, mounts.get(part.number), {"boot-code", *ids.values()})
         ids[part.number] = volume.id
         volumes.append(volume)
         runs = tuple(run for file in redacted if file.number == part.number for run in file.runs)
@@ -263,7 +264,12 @@ def _volume_id(part: FoundPartition, mount: str | None, taken: set[str]) -> str:
         name = f"part{part.number}"
     if not re.fullmatch(r"[a-z][a-z0-9-]{0,60}", name):
         name = f"part{part.number}"
-    return f"{name[:58]}-{part.number}" if name in taken or name.startswith("disk") else name
+    choices = chain(
+        (name, f"{name[:50]}-{part.number}"), (f"part{part.number}-{n}" for n in count())
+    )
+    return next(
+        choice for choice in choices if choice not in taken and not choice.startswith(_DISK)
+    )
 
 
 def _notes(found: FoundLayout, survey: Survey, spec: CaptureSpec) -> Iterator[str]:

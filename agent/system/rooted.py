@@ -116,13 +116,16 @@ class RootedTree:
             if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO):
                 return None
             raise _failed("read", path, error) from error
-        with os.fdopen(fd, "rb") as file:
+        try:
             found = os.fstat(fd)
             if not stat.S_ISREG(found.st_mode):
                 return None
             if found.st_size > _MAX_READ_BYTES:
                 raise RootedError(f"{path} has {found.st_size} bytes: not a file to configure")
-            return file.read(_MAX_READ_BYTES)
+            with os.fdopen(fd, "rb", closefd=False) as file:
+                return file.read(_MAX_READ_BYTES)
+        finally:
+            os.close(fd)
 
     def read_text(self, path: str) -> str | None:
         data = self.read(path)
@@ -324,11 +327,10 @@ def _replace(parent: int, name: str, data: bytes, mode: int | None) -> None:
             raise IsADirectoryError(errno.EISDIR, "Is a directory")
         if not stat.S_ISREG(old.st_mode):
             old = None
-        else:
-            with suppress(OSError):
-                label = os.getxattr(
-                    f"/proc/self/fd/{parent}/{name}", _SELINUX, follow_symlinks=False
-                )
+    # a new file has its directory's label, as the kernel gives it by default
+    labelled = f"/proc/self/fd/{parent}/{name if old else '.'}"
+    with suppress(OSError):
+        label = os.getxattr(labelled, _SELINUX, follow_symlinks=False)
     fresh = f".{name[:200]}.metalcast"
     with suppress(FileNotFoundError):
         os.unlink(fresh, dir_fd=parent)
