@@ -50,7 +50,7 @@ def render_plan(plan: Plan) -> str:
     lines += _free(plan)
     lines += ["", "Steps (until the last one is done the disk does not boot):"]
     lines += [
-        f"  {number:2}. {step.summary()}{'' if step.destructive else '  (writes nothing)'}"
+        f"  {number:2}. {step.summary()}{'' if step.destructive else '  (disk unchanged)'}"
         for number, step in enumerate(plan.steps, start=1)
     ]
     if plan.notes:
@@ -82,7 +82,7 @@ def render_capture(plan: CapturePlan) -> str:
                 format_bytes(volume.used_bytes),
                 format_bytes(volume.minimum_bytes),
                 kind,
-                f"{_content(volume.content)}, {read.method}",
+                f"{_content(volume.content)}, {read.method}" if read.number else read.method,
             )
         )
     lines += ["", "Volumes:"]
