@@ -111,17 +111,17 @@ def find_partition(spec: str, partitions: tuple[FoundPartition, ...]) -> int | N
     value = value.strip('"')
     for part in partitions:
         is_it = {
-            "UUID": (part.content_uuid or "-").lower() == value.lower(),
+            "UUID": bool(value) and (part.content_uuid or "").lower() == value.lower(),
             "LABEL": bool(value) and part.label == value,
             "PARTUUID": part.uuid.lower() == value.lower(),
             "PARTLABEL": bool(value) and part.name == value,
         }.get(tag, False)
         if is_it:
             return part.number
-    # an enumeration name: the disk is the one that we look at, only the number can be told
-    if (
-        named := re.fullmatch(r"/dev/(?:[shv]d[a-z]|xvd[a-z]|nvme\d+n\d+p|mmcblk\d+p)(\d+)", spec)
-    ) and any(part.number == int(named[1]) for part in partitions):
+    # the name of the first disk of its kind: the one that we look at, as far as can be told
+    if (named := re.fullmatch(r"/dev/(?:[shv]da|xvda|nvme0n1p|mmcblk0p)(\d+)", spec)) and any(
+        part.number == int(named[1]) for part in partitions
+    ):
         return int(named[1])
     return None
 

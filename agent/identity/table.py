@@ -129,9 +129,8 @@ def set_storage_names(context: Context) -> Iterator[Touched]:
     tree = context.tree
     path = "/etc/iscsi/initiatorname.iscsi"
     text = tree.read_text(path)
-    if text and (found := re.search(r"(?m)^InitiatorName=(iqn\.[\w.-]+:[\w.-]*?)[\w.-]*$", text)):
-        prefix = found[1].split(":")[0]
-        name = f"InitiatorName={prefix}:01:{context.random(6).hex()}"
+    if text and (found := re.search(r"(?m)^InitiatorName=(iqn\.[\w.-]+)", text)):
+        name = f"InitiatorName={found[1]}:01:{context.random(6).hex()}"
         tree.write(path, re.sub(r"(?m)^InitiatorName=.*$", name, text))
         yield Touched(path, Deed.WRITTEN, "storage names")
     host = str(uuid.UUID(bytes=context.random(16), version=4))

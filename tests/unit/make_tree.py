@@ -20,5 +20,5 @@ def make_listed_tree(top: Path, text: str) -> str:
                 (top / link).mkdir(parents=True, exist_ok=True)
             path.symlink_to(link)
         else:
-            path.write_text(content.replace("\\n", "\n"))
+            path.write_text(content.replace("\\n", "\n").replace("\\t", "\t"))
     return expected
