@@ -46,7 +46,7 @@ class Mortal:
     process: "subprocess.Popen[bytes] | None" = None
 
     def start(self) -> None:
-        words = [sys.executable, "-m", "tests.contracts.registry_child"]
+        words = [sys.executable, "-m", "tests.contracts.open_registry_child"]
         self.process = subprocess.Popen([*words, self.folder, str(self.port)], cwd=ROOT)
         deadline = time.monotonic() + 20
         while not is_answering(self.port):
