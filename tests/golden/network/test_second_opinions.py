@@ -112,6 +112,9 @@ def neutral(text: str, renamed: bool) -> dict[str, list[tuple[str, str]]]:
                 continue
             if key in ("MACAddress", "MTUBytes") and title in ("Link", "NetDev"):
                 continue
+            # netplan 1.1 says this to systemd-networkd-wait-online instead.
+            if key == "RequiredForOnline":
+                continue
             # A member hears no advertisements without a link-local address anyway.
             if key == "IPv6AcceptRA" and ("LinkLocalAddressing", "no") in sections["Network"]:
                 continue
@@ -174,7 +177,7 @@ def test_networkmanager_reads_every_line(case: str, tmp_path: Path) -> None:
         done = nmcli(path.read_text())
         assert done.returncode == 0, f"{path.name}: {done.stderr}"
         assert not done.stderr, f"{path.name}: {done.stderr}"
-        again = parse_ini(done.stdout)
+        again = parse_ini(newer_words(done.stdout))
         for title, pairs in parse_ini(path.read_text()).items():
             for key, value in pairs:
                 if (title, key, value) in NM_DEFAULTS:
@@ -182,6 +185,11 @@ def test_networkmanager_reads_every_line(case: str, tmp_path: Path) -> None:
                 assert (key, value) in [
                     (k, v.lower() if "mac" in k else v) for k, v in again[title]
                 ]
+
+
+def newer_words(text: str) -> str:
+    """Return a keyfile with the words of NetworkManager 1.46 in their old form, which it reads."""
+    return text.replace("\ncontroller=", "\nmaster=").replace("\nport-type=", "\nslave-type=")
 
 
 NM_DEFAULTS = (
