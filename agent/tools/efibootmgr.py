@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from agent.errors import DiskError
 from agent.system.command import Runner
 from agent.tools.fat_directory import Fat, find_directory, find_file
 
@@ -104,6 +105,8 @@ def write_entry(
     )
     after = parse_entries(run(["efibootmgr", "--verbose"]).text)
     made = [entry for entry in after.entries if entry not in between.entries]
+    if not made:
+        raise DiskError("the firmware took no boot entry")
     ours = made[0]
     run(["efibootmgr", "--bootorder", ",".join(ordered(between, ours))])
     return ours
