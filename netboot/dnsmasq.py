@@ -182,7 +182,8 @@ def dnsmasq_config(plan: DhcpPlan, tftp: Path, leases: Path) -> str:
         *(f"dhcp-match=set:uefi,option:client-arch,{number}" for number in _UEFI_X64),
         f"dhcp-match=set:http,option:client-arch,{_HTTP_X64}",
         "dhcp-vendorclass=set:http,HTTPClient",
-        f"dhcp-boot=tag:ipxe,{script}",
+        # iPXE looks at the name of a file only if the offer says which server has it
+        f"dhcp-boot=tag:ipxe,{script},,{plan.address.ip}",
     ]
     if plan.mode is DhcpMode.PROXY:
         lines += _proxy_lines(plan, http_boot)
@@ -200,7 +201,7 @@ def _proxy_lines(plan: DhcpPlan, http_boot: str) -> list[str]:
         f"pxe-service=tag:!ipxe,{_BIOS},Metalcast,{BIOS_IPXE}",
         *uefi,
         # firmware that boots over HTTP takes the URL from the offer and never asks port 4011
-        f"dhcp-boot=tag:!ipxe,tag:http,{http_boot}",
+        f"dhcp-boot=tag:!ipxe,tag:http,{http_boot},,{plan.address.ip}",
     ]
 
 

@@ -256,3 +256,21 @@ def ask_proxy(made: Lab, options: dict[int, bytes]) -> list[Answer]:
     if options[93] == bytes(2):
         options = {**options, 43: bytes([71, 4, 0x80, 0, 0, 0, 255])}  # the only entry
     return ask(made, 3, options, US, 4011)
+
+
+def read_tftp(made: Lab, name: str) -> bytes | None:
+    """Return a file that our TFTP server gives the client, None if it refuses."""
+    with inside(made.client), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.settimeout(5)
+        client.sendto(b"\0\1" + name.encode() + b"\0octet\0", (US, 69))
+        data = bytearray()
+        while True:
+            packet, peer = client.recvfrom(65536)
+            kind, block = struct.unpack("!HH", packet[:4])
+            if kind != 3:
+                return None
+            if block == len(data) // 512 + 1:
+                data += packet[4:]
+            client.sendto(struct.pack("!HH", 4, block), peer)
+            if len(packet) < 516:
+                return bytes(data)

@@ -4,10 +4,21 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.loop.dhcp_lab import SITE, US, Answer, Lab, ask_proxy, discover, firmware, lab
+from tests.loop.dhcp_lab import (
+    SITE,
+    US,
+    Answer,
+    Lab,
+    ask_proxy,
+    discover,
+    firmware,
+    lab,
+    read_tftp,
+)
 
 pytestmark = [
     pytest.mark.root,
@@ -72,6 +83,7 @@ def test_the_proxy_hands_a_url_to_http_firmware(proxy: Lab) -> None:
 def test_the_proxy_hands_the_script_to_ipxe(proxy: Lab, architecture: int) -> None:
     offer = by(US, discover(proxy, {**firmware(architecture), **IPXE}))
     assert (offer.address, offer.boot_file) == ("0.0.0.0", SCRIPT)
+    assert offer.next_server == US  # without it, iPXE takes no notice of the file
 
 
 def test_the_proxy_leaves_all_others_alone(proxy: Lab) -> None:
@@ -94,6 +106,13 @@ def test_full_gives_http_firmware_a_url(full: Lab) -> None:
     offer = by(US, discover(full, firmware(16)))
     assert offer.vendor == "HTTPClient"
     assert offer.boot_file == f"http://{US}:8470/boot/snponly.efi"
+
+
+def test_both_programs_come_over_tftp_as_they_are(proxy: Lab) -> None:
+    for name in ("undionly.kpxe", "snponly.efi"):
+        assert read_tftp(proxy, name) == (Path("/usr/lib/ipxe") / name).read_bytes()
+    for name in ("../dnsmasq.conf", "../../etc/passwd", "/etc/passwd"):
+        assert read_tftp(proxy, name) is None
 
 
 def test_full_gives_others_an_address_and_nothing_to_boot(full: Lab) -> None:
