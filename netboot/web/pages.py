@@ -14,6 +14,7 @@ STATIC: Final = Path(__file__).resolve().parent / "static"
 FILES: Final = {
     "style.css": "text/css",
     "app.js": "text/javascript",
+    "parts.js": "text/javascript",
     "icon.svg": "image/svg+xml",
 }
 HTML: Final = "text/html"
