@@ -1,22 +1,26 @@
 """The routes of the registry, and what they have in common."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
 from aiohttp import web
 
 from agent.errors import AgentError
+from agent.units import format_bytes
 from netboot.problems import ProblemError
 from netboot.registry import blobs, manifests, uploads
 from netboot.registry.context import Context
 from netboot.registry.wire import Action, Authorize, denied, refusal
 from netboot.store import Store
 from netboot.store_content import DAY_S
+from netboot.store_errors import StoreError
 from netboot.store_names import parse_name
 
 Handler = Callable[[Context, web.Request, str], Awaitable[web.StreamResponse]]
 
+LOG: Final = logging.getLogger("metalcast.store")
 IDLE_S: Final = 60.0
 _NAME: Final = "{name:.+}"
 
@@ -92,5 +96,16 @@ async def tidy(
     `busy` names the repositories that a job is at work on; nothing of theirs is removed.
     """
     while True:
-        await asyncio.to_thread(store.gc, grace_s, tuple(busy()))
+        try:
+            freed = await asyncio.to_thread(store.gc, grace_s, tuple(busy()))
+        except (StoreError, OSError) as error:  # it may be better in an hour
+            LOG.error("the store's garbage stays: %s", error)
+        else:
+            if freed.blobs or freed.uploads:
+                LOG.info(
+                    "freed %s: %d blobs, and %d stale uploads",
+                    format_bytes(freed.bytes),
+                    freed.blobs,
+                    freed.uploads,
+                )
         await asyncio.sleep(every_s)
