@@ -247,6 +247,8 @@ def write_squashfs(tree: Tree, target: Path, compression: str) -> None:
         [
             *("mksquashfs", "-", target, "-tar", "-noappend", "-quiet", "-no-progress"),
             *("-comp", "zstd", "-Xcompression-level", str(level), "-b", block),
+            # The archive has no entry for the top folder itself.
+            *("-all-root", "-root-mode", "755"),
             *("-no-exports", "-no-xattrs", "-mkfs-time", str(EPOCH), "-all-time", str(EPOCH)),
         ],
         feed=lambda pipe: write_tar(pipe, tree, EPOCH),
