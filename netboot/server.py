@@ -92,6 +92,9 @@ async def speak_problems(request: web.Request, handler: Next) -> web.StreamRespo
     try:
         return await handler(request)
     except ProblemError as error:
+        if request.path.startswith("/api/"):
+            refused = f"{error.status} {error.word}: {request.method} {request.path!a}"
+            LOG.info("%s from %s: %a", refused, request.remote, str(error))
         return pages.refusal(request, error)
     except web.HTTPException as error:
         if error.status < 400:

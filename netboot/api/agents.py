@@ -1,6 +1,7 @@
 """What an agent calls before it has a token: hello and claim. Bounded, because anyone may."""
 
 import asyncio
+import logging
 from typing import Any, Final
 
 from aiohttp import web
@@ -24,6 +25,7 @@ from netboot.routes import (
 )
 from netboot.state import rfc3339
 
+LOG: Final = logging.getLogger("metalcast")
 WAITING_MAX: Final = 4096
 INVENTORY_MAX: Final = 1 * MiB
 
@@ -86,6 +88,7 @@ async def _try_claim(context: Context, machine: str, agent: str) -> Granted | No
 
     granted = await context.state.run(attempt)
     if granted:
+        LOG.info("%s of %s claimed, fence %d", granted.job.id, machine, granted.job.fence)
         context.watch.hear(granted.job.id, granted.job.fence)
         context.wakeups.wake(job_key(granted.job.id), ANY_CHANGE)
     return granted

@@ -1,6 +1,7 @@
 """What agents report, and watching it: by long poll, or as server-sent events."""
 
 import asyncio
+import logging
 from typing import Any, Final
 
 from aiohttp import web
@@ -24,6 +25,7 @@ from netboot.routes import (
     read_body,
 )
 
+LOG: Final = logging.getLogger("metalcast")
 SEQUENCE_MAX: Final = 2**53
 KEEP_ALIVE_S: Final = 15
 
@@ -44,6 +46,7 @@ async def post_events(request: web.Request) -> web.Response:
     context.watch.hear(job, fence, kept.progress)
     if kept.ended:
         context.watch.forget(job)
+        _log_end(await context.state.run(jobs.find_job, job))
     if kept.new or kept.progress:
         context.wakeups.wake(job_key(job))
     if kept.ended:
@@ -53,6 +56,11 @@ async def post_events(request: web.Request) -> web.Response:
 
 def _succeeds(said: list[Event]) -> bool:
     return any(event.happening.__struct_config__.tag == "succeeded" for event in said)
+
+
+def _log_end(job: Job) -> None:
+    why = job.failure.summary if job.failure else ""
+    LOG.info("%s of %s %s %a", job.id, job.machine, job.state.value, why)
 
 
 async def read_events(request: web.Request) -> web.Response:

@@ -5,6 +5,7 @@ import threading
 import time
 from dataclasses import replace
 
+import pytest
 import requests
 
 from netboot.context import Context
@@ -259,3 +260,17 @@ def test_one_address_cannot_ask_without_end(api: Api) -> None:
     assert answers[-1].status_code == 429
     assert int(answers[-1].headers["Retry-After"]) >= 1
     assert replace(api).claim().status_code in (204, 404)
+
+
+def test_the_server_says_so_when_an_agent_is_refused_or_fails(
+    api: Api, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "metalcast")
+    job = api.make_job()
+    agent = claimed(api)
+    api.claim(agent=SECOND)
+    agent.events(job, failed())
+    assert f"409 leased: POST '/api/v1/machines/{MACHINE}/claim'" in caplog.text
+    assert f"{job} of {MACHINE} failed 'could not restore root'" in caplog.text
+    assert (agent.token or "?") not in caplog.text
+    assert (api.token or "?") not in caplog.text
