@@ -8,7 +8,11 @@ from dataclasses import replace
 import pytest
 import requests
 
+from agent.model.event import Event
+from agent.model.wire import decode, encode
 from netboot.context import Context
+from netboot.events import keep_events
+from netboot.problems import ProblemError
 from netboot.watch import Watch
 from tests.contracts.api_server import (
     AGENT,
@@ -17,6 +21,7 @@ from tests.contracts.api_server import (
     SECOND,
     SUCCEEDED,
     Api,
+    event,
     failed,
     log,
     make_hello,
@@ -274,3 +279,17 @@ def test_the_server_says_so_when_an_agent_is_refused_or_fails(
     assert f"{job} of {MACHINE} failed 'could not restore root'" in caplog.text
     assert (agent.token or "?") not in caplog.text
     assert (api.token or "?") not in caplog.text
+
+
+def test_the_fence_holds_also_inside_the_transaction(api: Api) -> None:
+    """A claim may come between the check of the token and the keeping of the events."""
+    clock = Clock(api.context)
+    job = api.make_job()
+    claimed(api)
+    clock.pass_lease()
+    claimed(api, SECOND)
+    late = decode(encode([event(1, **log("late"))]), list[Event], "events")
+    with pytest.raises(ProblemError, match="another agent") as caught:
+        api.context.state.ask(lambda db: keep_events(db, job, 1, late, "2026-11-23T12:00:00Z"))
+    assert caught.value.word == "fenced"
+    assert api.get(f"/api/v1/jobs/{job}/events").json() == []
