@@ -11,7 +11,7 @@ from pathlib import Path
 
 from images.cpio import compressed, cpio_bytes, padded
 from images.elf import LIBRARIES, is_elf, library_closure
-from images.globs import Chosen
+from images.globs import Chosen, is_exact
 from images.host import BuildError, require, run
 from images.kernel import Drivers, add_drivers, add_firmware, choose_drivers
 from images.packages import PackageVersions, Source, unpacked
@@ -216,7 +216,7 @@ def choose_files(everything: Tree, recipe: Recipe) -> Tree:
             elif target not in tree:
                 tree.add(target, make_folder())
     for pattern in chosen.wanted:
-        if not set(pattern) & set("*?[{") and pattern not in everything:
+        if is_exact(pattern) and pattern not in everything:
             raise BuildError(f"no package has {pattern}, which the recipe keeps")
     return tree
 

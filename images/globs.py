@@ -38,6 +38,11 @@ def translate(pattern: str) -> str:
     return "".join(out)
 
 
+def is_exact(pattern: str) -> bool:
+    """Whether `pattern` can only name one path: such a path is expected to be there."""
+    return not set(pattern) & set("*?[{")
+
+
 class Chosen:
     """The paths that some pattern names and no `!pattern` takes away, in any order."""
 

@@ -5,7 +5,7 @@ import posixpath
 import re
 from dataclasses import dataclass, field
 
-from images.globs import Chosen
+from images.globs import Chosen, is_exact
 from images.host import BuildError
 from images.recipe import Kernel
 from images.tree import Tree, make_file
@@ -69,6 +69,9 @@ def choose_drivers(everything: Tree, kernel: Kernel) -> Drivers:
     by_name = {module_name(path): path for path in paths}
     chosen = Chosen(kernel.modules)
     todo = sorted(path for path in paths if path in chosen)
+    absent = [name for name in chosen.wanted if is_exact(name) and name not in paths]
+    if absent:
+        raise BuildError(f"the kernel has no driver {', '.join(absent)}, which the recipe names")
     for name in kernel.early:
         if module_name(name) not in by_name:
             raise BuildError(f"the kernel has no driver {name}")
