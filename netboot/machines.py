@@ -47,12 +47,17 @@ def keep_inventory(db: sqlite3.Connection, machine: str, inventory: Inventory, a
     )
 
 
+def keep_trouble(db: sqlite3.Connection, machine: str, trouble: str | None) -> None:
+    """Note why the machine's agent cannot work; None when it can."""
+    db.execute("UPDATE machines SET trouble = ? WHERE id = ?", (trouble, machine))
+
+
 def name_machine(db: sqlite3.Connection, machine: str, name: str) -> None:
     db.execute("UPDATE machines SET name = ? WHERE id = ?", (name, machine))
 
 
 _SELECT: Final = """
-SELECT m.id, m.uuid, m.name, m.first_seen_at, m.last_seen_at, m.firmware, m.inventory_at,
+SELECT m.id, m.uuid, m.name, m.first_seen_at, m.last_seen_at, m.firmware, m.inventory_at, m.trouble,
        (SELECT j.id FROM jobs j WHERE j.machine = m.id
         ORDER BY j.state IN ('queued', 'running') DESC, j.ordinal DESC LIMIT 1) AS job
 FROM machines m
@@ -112,4 +117,5 @@ def _machines(rows: sqlite3.Cursor) -> Iterator[Machine]:
             firmware=row["firmware"],
             inventory_at=row["inventory_at"],
             job=row["job"],
+            trouble=row["trouble"],
         )

@@ -30,7 +30,8 @@ CREATE TABLE machines (
     last_seen_at  TEXT NOT NULL,
     firmware      TEXT,
     inventory     BLOB,
-    inventory_at  TEXT
+    inventory_at  TEXT,
+    trouble       TEXT
 ) STRICT;
 
 CREATE TABLE jobs (

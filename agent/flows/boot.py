@@ -109,7 +109,9 @@ class NetbootedAgent:
         except (ServerError, ClaimRefused) as lost:
             self.console.say(f"warning: the server was not told: {lost}")
 
-    def hello(self, inventory: Inventory, *, patient: bool = True) -> MachineId:
+    def hello(
+        self, inventory: Inventory, *, patient: bool = True, trouble: str | None = None
+    ) -> MachineId:
         """Introduce this machine; return what the server calls it."""
         hello = Hello(
             agent=self.agent,
@@ -117,6 +119,7 @@ class NetbootedAgent:
             macs=macs_of(inventory),
             uuid=inventory.board.uuid,
             inventory=inventory,
+            trouble=trouble,
         )
         if not patient:
             return self.server.hello(hello).machine

@@ -201,5 +201,5 @@ def render_sizes(plan: CapturePlan) -> str:
     raw = plan.source.size_bytes
     return (
         f"{render_capture(plan)}\n"
-        f"Used {format_bytes(used)} of {format_bytes(raw)}; compressed, the upload is smaller still.\n"
+        f"Used {format_bytes(used)} of {format_bytes(raw)}; the upload is compressed.\n"
     )

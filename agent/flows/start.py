@@ -38,12 +38,36 @@ def boot(args: argparse.Namespace) -> int:
         console.say(traceback_of(error) if bug else failure_page(failure_of(error)))
         status = exit_status(error)
         console.drain()
+        tell_trouble(args.cmdline, console, error)
         if on_error in ("reboot", "poweroff"):
             finish_machine(Finish(on_error), console.say)
         return status
     console.drain()
     finish_machine(finish, console.say)
     return ExitStatus.DONE
+
+
+def tell_trouble(cmdline: Path, console: Console, error: Exception) -> None:
+    """Tell the server why this agent cannot work, as far as server and network can be found."""
+    known = ("metalcast.server=", "ip=", "BOOTIF=", "vlan=", "bond=", "nameserver=")
+    words = [word for word in cmdline.read_text().split() if word.startswith(known)]
+    run = Run()
+    try:
+        args = parse_bootargs(" ".join(words))
+        if args.server is None:
+            return
+        inventory = probe_inventory(run, boot_mac=args.bootif)
+        if not any(nic.addresses for nic in inventory.nics):
+            network_up(run, args, console)
+        agent = NetbootedAgent(run, console, ServerClient(args.server), args.bootif, new_agent_id())
+        failure = failure_of(error)
+        trouble = "; ".join((failure.summary, *failure.because))[:2000]
+        agent.hello(inventory, patient=False, trouble=trouble)
+    except AgentError as lost:
+        console.say(f"The server was not told: {lost}")
+    else:
+        console.say("The server was told.")
+    console.drain()
 
 
 def rescue_by_hand(args: argparse.Namespace) -> int:

@@ -166,6 +166,8 @@ class Machine(Value, frozen=True, kw_only=True):
     inventory_at: str | None
     job: JobId | None
     """The job that is queued or running, else the newest that ended."""
+    trouble: str | None = None
+    """What its agent said when it last came: why it cannot work. None: it can."""
 
 
 class Hello(Value, frozen=True, kw_only=True):
@@ -177,6 +179,8 @@ class Hello(Value, frozen=True, kw_only=True):
     """The MAC that booted first."""
     uuid: str | None
     inventory: Inventory
+    trouble: Annotated[str, msgspec.Meta(max_length=2000)] | None = None
+    """Why the agent cannot ask for a job: a kernel argument that it does not know, say."""
 
 
 class HelloAnswer(Value, frozen=True, kw_only=True):

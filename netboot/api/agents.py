@@ -47,8 +47,11 @@ async def hello(request: web.Request) -> web.Response:
     def keep(db: Any) -> None:
         machines.see_machine(db, machine, at, uuid=uuid)
         machines.keep_inventory(db, machine, said.inventory, at)
+        machines.keep_trouble(db, machine, said.trouble)
 
     await context.state.run(keep)
+    if said.trouble:
+        LOG.warning("the agent on %s cannot work: %s", machine, ascii(said.trouble))
     context.wakeups.wake(ANY_CHANGE)
     return json_response(HelloAnswer(machine=machine, server_time=at))
 

@@ -35,6 +35,7 @@ def list_machines(args: argparse.Namespace) -> int:
     for machine in found:
         job = jobs.get(machine.job or "")
         doing = f"{job.spec.__struct_config__.tag} {job.state.value}" if job else None
+        doing = "cannot work: see `machine show`" if machine.trouble else doing
         seen = f"{format_age(machine.last_seen_at)} ago"
         rows.append((machine.id, machine.name, machine.firmware, seen, machine.job, doing))
     say_table(
@@ -66,6 +67,7 @@ def show_machine(args: argparse.Namespace) -> int:
             ("first seen", machine.first_seen_at),
             ("last seen", machine.last_seen_at),
             ("job", machine.job),
+            ("cannot work", machine.trouble),
         )
     )
     if inventory:

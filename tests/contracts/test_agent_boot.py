@@ -3,13 +3,16 @@
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from agent.client import ServerClient
 from agent.console import Console, Screen
-from agent.errors import ClaimRefused, ServerError
+from agent.errors import ClaimRefused, ServerError, UsageError
 from agent.flows.boot import NetbootedAgent, macs_of
+from agent.flows.start import read_bootargs, tell_trouble
 from agent.model.inventory import Drive, Inventory, Nic
 from agent.model.job import Finish
 from agent.system.command import Run
@@ -132,3 +135,24 @@ def test_the_card_that_booted_names_the_machine() -> None:
     found = inventory()
     both = make_inventory(nics=(other, *found.nics))
     assert macs_of(both) == (MACHINE, "52-54-00-00-00-99")
+
+
+def test_an_agent_that_cannot_work_tells_the_server(
+    api: Api, terminal: Terminal, tmp_path: Path
+) -> None:
+    cmdline = tmp_path / "cmdline"
+    cmdline.write_text(f"quiet metalcast.server={api.url} metalcast.bogus=1 BOOTIF=01-{MACHINE}")
+    with pytest.raises(UsageError, match=r"unknown kernel argument metalcast\.bogus") as refused:
+        read_bootargs(cmdline)
+    tell_trouble(cmdline, terminal.console, refused.value)
+    assert "The server was told." in terminal.text
+    (machine,) = api.get("/api/v1/machines").json()
+    assert "metalcast.bogus" in machine["trouble"]
+    agent_at(api, terminal).hello(replace(inventory(), nics=inventory_nics(machine["id"])))
+    (machine,) = api.get("/api/v1/machines").json()
+    assert machine["trouble"] is None
+
+
+def inventory_nics(machine: str) -> tuple[Nic, ...]:
+    mac = machine.replace("-", ":")
+    return (Nic(name="eth0", mac=mac, driver=None, link=True, boot=True),)

@@ -123,6 +123,7 @@ async function machinePage(id) {
       ["Memory", inventory ? bytes(inventory.memory_bytes) : null],
       ["First seen", ago(machine.first_seen_at)],
       ["Last seen", ago(machine.last_seen_at)],
+      ["Cannot work", machine.trouble],
     ])),
     h("h2", {}, "Jobs"), jobTable(jobs),
   ];
