@@ -46,6 +46,8 @@ _RANGE: Final = re.compile(r"([0-9.]{7,15})[,-]([0-9.]{7,15})(?:,(\d{1,4}[mh]))?
 _NEEDED: Final = {10: "CAP_NET_BIND_SERVICE", 12: "CAP_NET_ADMIN", 13: "CAP_NET_RAW"}
 _SIOCGIFADDR: Final = 0x8915
 _SIOCGIFNETMASK: Final = 0x891B
+_BAD_NET: Final = 2
+"""dnsmasq(8): the network could not be used as told, an address in use above all."""
 _STEADY_S: Final = 10.0
 _STOP_S: Final = 5.0
 _START_S: Final = 0.5
@@ -313,10 +315,12 @@ class Dnsmasq:
 
     def _death(self) -> DhcpError:
         assert self._process is not None
-        said = "; ".join(self._said) or "it said nothing"
+        status = self._process.returncode
+        said = "; ".join(list(self._said)[-2:]) or "it said nothing"
+        other = "is another DHCP server running on this host? ss -lunp 'sport = :67'"
         return DhcpError(
-            f"dnsmasq ended with status {self._process.returncode}: {said}",
-            hint="is another DHCP server running on this host? ss -lunp 'sport = :67'",
+            f"dnsmasq ended with status {status}: {said}",
+            hint=other if status == _BAD_NET else None,
         )
 
     def _end_forerunner(self, config: Path) -> None:
@@ -365,12 +369,14 @@ class Dnsmasq:
 @contextlib.asynccontextmanager
 async def running_dnsmasq(dnsmasq: Dnsmasq) -> AsyncIterator[asyncio.Task[None]]:
     """Run dnsmasq for the block. The task given ends only by failing, with DhcpError."""
-    await dnsmasq.start()
-    watching = asyncio.create_task(dnsmasq.watch())
+    watching: asyncio.Task[None] | None = None
     try:
+        await dnsmasq.start()
+        watching = asyncio.create_task(dnsmasq.watch())
         yield watching
     finally:
-        watching.cancel()
-        with contextlib.suppress(asyncio.CancelledError, DhcpError):
-            await watching
+        if watching is not None:
+            watching.cancel()
+            with contextlib.suppress(asyncio.CancelledError, DhcpError):
+                await watching
         await dnsmasq.stop()

@@ -3,6 +3,8 @@
 import os
 import shutil
 import signal
+import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from tests.loop.dhcp_lab import (
     ask_proxy,
     discover,
     firmware,
+    inside,
     lab,
     read_tftp,
 )
@@ -132,3 +135,15 @@ def test_a_dead_dnsmasq_ends_what_runs_it_and_a_left_one_is_replaced(full: Lab) 
     os.kill(int(pid.read_text()), signal.SIGKILL)
     assert again.wait(10) != 0
     assert "dnsmasq ended with status -9" in full.log("us")
+
+
+def test_a_port_that_is_taken_is_said_so(tmp_path: Path) -> None:
+    need_tools()
+    with lab(tmp_path) as made:
+        with inside(made.us), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+            other.bind(("0.0.0.0", 67))
+            child = [sys.executable, "-m", "tests.loop.dhcp_child", "proxy", made.bridge]
+            assert made.start(made.us, "us", *child, str(tmp_path)).wait(30) != 0
+        assert "dnsmasq ended with status 2:" in made.log("us")
+        assert "Address already in use" in made.log("us")
+        assert not made.run_folder.exists()
