@@ -129,8 +129,13 @@ def add_wheels(tree: Tree, folder: Path) -> None:
 def drop_from_stdlib(tree: Tree, patterns: tuple[str, ...]) -> None:
     """Remove from `tree` what `patterns` name, relative to the standard library."""
     unwanted = Chosen(f"{STDLIB}/{pattern}" for pattern in patterns)
-    for path in [path for path in tree if path in unwanted]:
-        del tree[path]
+    # A folder left empty would still be importable, as a namespace.
+    kept = Tree()
+    for path, entry in tree.items():
+        if path not in unwanted and (entry.is_file or entry.is_link):
+            kept.add(path, entry)
+    tree.clear()
+    tree.update(kept)
 
 
 def _stripped(body: bytes) -> bytes:
