@@ -139,6 +139,27 @@ def test_a_flipped_byte_of_a_pack_fails_the_chunk_it_is_in(world: World) -> None
     assert world.target.read_bytes()[BASE : BASE + SIZE] == DATA
 
 
+def test_a_sound_frame_of_other_bytes_is_not_written(tmp_path: Path) -> None:
+    """What zstd's own checksum cannot see: a whole chunk put in place of another."""
+    registry = FakeRegistry()
+    noise = random.Random(SEED).randbytes(2 * CHUNK_BYTES)
+    target = make_target(tmp_path, len(noise))
+    with registry.serving() as url:
+        client = make_client(url)
+        captured = capture(client, make_source(tmp_path, noise), pack_bytes=16 * MiB)
+        template = open_template(client, captured.digest)
+        first, second = template.entries("root")[1]
+        assert first.stored_bytes == second.stored_bytes
+        (pack,) = template.manifest.packs
+        frame = registry.blobs[pack.digest][: first.stored_bytes]
+        registry.blobs[pack.digest] = frame * 2
+        with pytest.raises(ChunkCorrupt, match=r"^chunk 1 .*the digest that the index gives"):
+            restore_volume(template, "root", target, BASE)
+        client.close()
+    found = target.read_bytes()[BASE + CHUNK_BYTES : BASE + 2 * CHUNK_BYTES]
+    assert found == OLD * CHUNK_BYTES
+
+
 def test_a_byte_flipped_on_the_way_is_fetched_again(world: World) -> None:
     lies: list[str] = []
 
