@@ -57,7 +57,8 @@ function machineTable(machines, jobs) {
       link(["machines", machine.id], mono(machine.id)),
       machine.name,
       machine.firmware,
-      job ? h("div", {}, state(job.state), " ", link(["jobs", job.id], what(job))) : h("span.quiet", {}, "waits for a job"),
+      machine.trouble ? h("div", {}, h("span.state.failed", {}, "its agent cannot work"))
+        : job ? h("div", {}, state(job.state), " ", link(["jobs", job.id], what(job))) : h("span.quiet", {}, "waits for a job"),
       ago(machine.last_seen_at),
     ];
   });
