@@ -1,0 +1,129 @@
+"""The stream on real block devices, with sectors of 512 and of 4096 bytes."""
+
+import os
+import random
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from agent.model.job import Verify
+from agent.stream.blocks import DiskFile
+from agent.stream.capture import VolumeSource, capture_template
+from agent.stream.restore import restore_volume
+from agent.stream.template import open_template
+from agent.stream.verify import verify_volume
+from agent.system import block
+from agent.units import Extent, MiB
+from tests.contracts.fake_registry import FakeRegistry
+from tests.contracts.stream_builders import make_client, make_config, make_volume, mixed_bytes
+
+pytestmark = pytest.mark.root
+
+SEED = int(os.environ.get("STREAM_SEED", random.SystemRandom().randrange(2**32)))
+SIZE = 20 * MiB
+
+
+@contextmanager
+def loop_device(path: Path, sector_bytes: int) -> Iterator[Path]:
+    """Attach `path` as a disk of such sectors; a kernel that cannot do that is a skip."""
+    losetup = shutil.which("losetup", path="/usr/sbin:/sbin")
+    if os.geteuid() != 0 or losetup is None:
+        pytest.skip("needs root and losetup")
+    done = subprocess.run(
+        [losetup, "--find", "--show", "--sector-size", str(sector_bytes), path],
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode != 0:
+        pytest.skip(f"no loop devices here: {done.stderr.strip()}")
+    device = Path(done.stdout.strip())
+    try:
+        yield device
+    finally:
+        subprocess.run([losetup, "--detach", device], check=True)
+
+
+def scattered(draw: random.Random, sector_bytes: int) -> tuple[Extent, ...]:
+    """Return used runs: some long, some of one sector, and some that are no whole sectors."""
+    runs: list[Extent] = []
+    at = 0
+    while at < SIZE - 3 * MiB:
+        kind = draw.randrange(3)
+        if kind == 0:
+            size = draw.randrange(1, 2 * MiB // sector_bytes) * sector_bytes
+        elif kind == 1:
+            size = sector_bytes
+        else:
+            size = 512 * draw.randrange(1, 20)
+        runs.append(Extent(at, size))
+        at += size + 512 * draw.randrange(1, 50)
+        if kind != 2:
+            at = -(-at // sector_bytes) * sector_bytes
+    return tuple(runs)
+
+
+@pytest.mark.parametrize("sector_bytes", [512, 4096])
+@pytest.mark.parametrize("base", [MiB, 63 * 512])
+def test_every_used_byte_arrives_and_no_other_is_touched(
+    tmp_path: Path, sector_bytes: int, base: int
+) -> None:
+    print(f"STREAM_SEED={SEED}")
+    draw = random.Random(SEED)
+    data = mixed_bytes(SIZE, SEED)
+    source_file, target_file = tmp_path / "source.img", tmp_path / "target.img"
+    source_file.write_bytes(bytes(base) + data + bytes(2 * MiB - base))
+    target_file.write_bytes(b"\xa5" * (SIZE + 2 * MiB))
+    used = scattered(draw, sector_bytes)
+    volume = make_volume(SIZE)
+    with (
+        loop_device(source_file, sector_bytes) as source_disk,
+        loop_device(target_file, sector_bytes) as target_disk,
+        FakeRegistry().serving() as url,
+    ):
+        assert block.sector_bytes(target_disk) == sector_bytes
+        client = make_client(url)
+        source = VolumeSource(volume, source_disk, base, used)
+        captured = capture_template(client, make_config(volume), [source], tag="t")
+        template = open_template(client, captured.digest)
+        restore_volume(template, "root", target_disk, base)
+        verified = verify_volume(template, "root", target_disk, base, Verify.FULL)
+        assert verified.bytes_checked == sum(run.size for run in used)
+        client.close()
+    wanted = bytearray(b"\xa5" * (SIZE + 2 * MiB))
+    for run in used:
+        wanted[base + run.offset : base + run.end] = data[run.offset : run.end]
+    assert target_file.read_bytes() == wanted
+
+
+@pytest.mark.parametrize("sector_bytes", [512, 4096])
+def test_zeros_are_written_over_what_was_there(tmp_path: Path, sector_bytes: int) -> None:
+    image = tmp_path / "disk.img"
+    image.write_bytes(b"\xa5" * 8 * MiB)
+    with loop_device(image, sector_bytes) as disk, DiskFile(disk, writable=True) as file:
+        zeros = memoryview(block.aligned_buffer(4 * MiB))
+        file.write_zeros(Extent(MiB, 3 * MiB), zeros)
+        file.write_zeros(Extent(5 * MiB + 512, 1024), zeros)
+        file.sync()
+    wanted = bytearray(b"\xa5" * 8 * MiB)
+    wanted[MiB : 4 * MiB] = bytes(3 * MiB)
+    wanted[5 * MiB + 512 : 5 * MiB + 1536] = bytes(1024)
+    assert image.read_bytes() == wanted
+
+
+def test_a_source_that_the_kernel_holds_read_only_can_be_captured(tmp_path: Path) -> None:
+    image = tmp_path / "disk.img"
+    image.write_bytes(mixed_bytes(5 * MiB, SEED))
+    volume = make_volume(5 * MiB)
+    with loop_device(image, 512) as disk, FakeRegistry().serving() as url:
+        assert block.set_read_only(disk, True)
+        client = make_client(url)
+        source = VolumeSource(volume, disk, 0, (Extent(0, 5 * MiB),))
+        try:
+            capture_template(client, make_config(volume), [source], tag="t")
+        finally:
+            client.close()
+            block.set_read_only(disk, False)  # the kernel keeps this for the device's next user
