@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any, Protocol, assert_never
 
 from agent.commit import (
+    COMMITTED,
+    FAILED,
     DiskRecord,
     Verified,
     invalidate,
@@ -162,7 +164,7 @@ def _apply(plan: Plan, host: Host, done: Done, report: Report) -> None:
             raise StepFailed(at, done.state) from error
         raise
     done.state = DiskState.COMPLETE
-    _record(plan, DiskRecord(job=plan.job, plan=plan.digest, state="committed", at=now()), report)
+    _record(plan, DiskRecord(job=plan.job, plan=plan.digest, state=COMMITTED, at=now()), report)
 
 
 def carry_out(step: DeployStep, plan: Plan, host: Host, done: Done, report: Report) -> None:
@@ -316,7 +318,7 @@ def _make_harmless(
         say(f"could not undo: {complaint}")
     text = str(error) or type(error).__name__
     record = DiskRecord(
-        job=plan.job, plan=plan.digest, state="failed", step=step, error=text, at=now()
+        job=plan.job, plan=plan.digest, state=FAILED, step=step, error=text, at=now()
     )
     _record(plan, record, lambda happening: say(getattr(happening, "message", "")))
 

@@ -41,6 +41,10 @@ class Verified:
     volumes: frozenset[str]
 
 
+COMMITTED: Final = "committed"
+FAILED: Final = "failed"
+
+
 class DiskRecord(Value, frozen=True, kw_only=True):
     """What the gap behind the partition entries says about the last deployment."""
 

@@ -9,8 +9,8 @@ from typing import Any
 from agent.console import Console, duration, standard_console
 from agent.errors import ExitStatus, Refused, UsageError
 from agent.flows.capture import capture as capture_flow
+from agent.flows.deploy import NO_JOB, make_plan
 from agent.flows.deploy import deploy as deploy_flow
-from agent.flows.deploy import make_plan
 from agent.flows.questions import Questions, yes_or_no
 from agent.flows.workplace import Workplace
 from agent.model.event import Happening, PlanMade
@@ -24,7 +24,6 @@ from agent.stream.registry import RegistryClient
 from agent.system.command import Run
 from agent.units import format_bytes
 
-NO_JOB = "j-000000000000"
 _HINTS = ("serial", "wwn", "model", "vendor", "hctl", "by_path", "transport", "size", "name")
 _FILE_MAX_BYTES = 256 * 1024
 

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from agent.apply import Host, apply
+from agent.commit import COMMITTED, read_record
 from agent.errors import DiskError
 from agent.flows.network import network_files
 from agent.flows.workplace import Workplace, peak_memory_bytes
-from agent.model.event import PlanMade
+from agent.model.event import Level, Logged, PlanMade
 from agent.model.inventory import Drive
 from agent.model.job import DeploySpec, Verify
 from agent.model.plan import ConfigureSystem, Plan
@@ -24,6 +25,9 @@ from agent.stream.template import Template, open_template
 from agent.stream.verify import verify_volume
 from agent.system.command import Runner
 from agent.units import Extent
+
+NO_JOB = "j-000000000000"
+"""Stands for a deployment that a person started by hand."""
 
 
 @dataclass(slots=True)
@@ -111,6 +115,10 @@ def deploy(place: Workplace, spec: DeploySpec, reference: str, job: str) -> dict
     the job's record. Raises StepFailed, which says how the disk was left, and PlanRefused.
     """
     began = time.monotonic()
+    if finished := find_finished(place.inventory.disks, job):
+        text = f"{finished.path} holds this job's deployment, complete: nothing is written again"
+        place.report(Logged(level=Level.WARNING, message=text))
+        return {"disk": finished.identity, "template": reference, "found_complete": True}
     plan, template = make_plan(place, spec, reference, job)
     place.report(PlanMade(text=render_plan(plan), digest=plan.digest))
     source = TemplateSource(template, plan.target.serial)
@@ -136,6 +144,18 @@ def deploy(place: Workplace, spec: DeploySpec, reference: str, job: str) -> dict
         "seconds": round(time.monotonic() - began, 1),
         "peak_memory_bytes": peak_memory_bytes(),
     }
+
+
+def find_finished(drives: Sequence[Drive], job: str) -> Drive | None:
+    """Return the disk that this very job has already been carried out on, to its end.
+
+    The power may fail between the commit and the report; the machine then boots the agent again.
+    """
+    for drive in drives:
+        record = read_record(Path(drive.path))
+        if job != NO_JOB and record and (record.job, record.state) == (job, COMMITTED):
+            return drive
+    return None
 
 
 def look_again(run: Runner, path: str) -> Drive:
