@@ -1,5 +1,6 @@
 """Real filesystems into a template and out again, on files, without root."""
 
+import errno
 import os
 import random
 import shutil
@@ -392,3 +393,26 @@ def test_a_wrong_byte_on_the_target_is_found(client: RegistryClient, tmp_path: P
             file.seek(BASE + at)
             file.write(byte)
     verify_volume(template, "root", target, BASE, Verify.FULL)
+
+
+def test_a_failed_fsync_is_final(
+    client: RegistryClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = tmp_path / "raw.img"
+    raw.write_bytes(random.Random(SEED).randbytes(MiB))
+    volume = make_volume(MiB)
+    source = VolumeSource(volume, raw, 0, (Extent(0, MiB),))
+    captured = capture_template(client, make_config(volume), [source], tag="t")
+    template = open_template(client, captured.digest)
+    target = tmp_path / "target.img"
+    target.write_bytes(bytes(MiB))
+    calls: list[int] = []
+
+    def fsync(fd: int) -> None:
+        calls.append(fd)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr("agent.stream.blocks.os.fsync", fsync)
+    with pytest.raises(DiskError, match=rf"{target} \(serial S-4\) lost what was written"):
+        restore_volume(template, "root", target, 0, serial="S-4")
+    assert len(calls) == 1
