@@ -287,3 +287,38 @@ def test_a_disk_too_short_is_refused_before_a_byte_is_written(world: World) -> N
     with pytest.raises(TemplateError, match="beyond"):
         restore_volume(world.template, "root", world.target, 3 * BASE)
     assert world.untouched()
+
+
+def test_a_long_index_is_read_twice_and_compared(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.stream.template._INDEX_IN_MEMORY", 0)
+    monkeypatch.setattr("agent.stream.template._INDEX_PIECE", 100)
+    digest = world.template.blobs["root"].index.digest
+    reads: list[int] = []
+
+    def lie(handler: Handler) -> bool:
+        if handler.path.endswith(digest) and "Range" in handler.headers:
+            reads.append(handler.ranged()[1])
+            if damaged and reads.count(reads[-1]) == 2:
+                data, first, last = handler.ranged()
+                piece = bytes(last - first + 1)
+                whole = {"Content-Range": f"bytes {first}-{last}/{len(data)}"}
+                handler.answer(206, piece, whole)
+                return True
+        return False
+
+    world.registry.lie = lie
+    damaged = True
+    with pytest.raises(TemplateError, match=f"{digest} changed while it was read"):
+        world.restore()
+    assert world.untouched()
+    damaged = False
+    reads.clear()
+    world.restore()
+    assert len(reads) > 4
+    assert sorted(reads)[::2] == sorted(reads)[1::2], "each piece twice"
+    assert world.target.read_bytes()[BASE : BASE + SIZE] == DATA
+    world.flip(digest, 50)
+    with pytest.raises(TemplateError, match=f"blob {digest} is damaged"):
+        world.restore()
