@@ -5,7 +5,6 @@ On the disk: 8 bytes of length, big-endian, then JSON.
 
 import json
 import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -48,4 +47,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
