@@ -7,11 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import agent as agent_package
+from agent.model.places import find_templates
 from images.base import EPOCH, Base, Wanted, build_base
 from images.cpio import compressed, cpio_bytes
 from images.tree import Tree, make_file, make_folder
 
-REPOSITORY = Path(__file__).parent.parent
 _HOME = "usr/lib/metalcast"
 _LAYER = "layer/"
 """Where the early init finds the agent layer; it copies it over the base."""
@@ -61,9 +62,10 @@ def build_image(
 def agent_sources() -> Tree:
     """Return our own code and the templates, where they lie in the image."""
     tree = Tree()
-    for name in ("agent", "templates"):
-        for source in sorted((REPOSITORY / name).rglob("*")):
-            relative = source.relative_to(REPOSITORY).as_posix()
+    folders = {"agent": Path(agent_package.__file__).parent, "templates": find_templates()}
+    for name, folder in folders.items():
+        for source in sorted(folder.rglob("*")):
+            relative = f"{name}/{source.relative_to(folder).as_posix()}"
             if source.is_file() and "__pycache__" not in source.parts:
                 tree.add(f"{_HOME}/{relative}", make_file(source.read_bytes()))
     tree.add(f"{_HOME}/agent", make_folder())

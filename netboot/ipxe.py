@@ -4,14 +4,14 @@ Nothing is ever escaped here: a value that could mean something to iPXE does not
 """
 
 import re
-from pathlib import Path
 from typing import Final
 
 import jinja2
 
+from agent.model.places import find_templates
 from netboot.grammar import JOB, MACHINE, URL, WORD
 
-TEMPLATES: Final = Path(__file__).resolve().parent.parent / "templates" / "ipxe"
+TEMPLATES: Final = find_templates() / "ipxe"
 
 ARCHITECTURES: Final = ("x86_64", "i386")
 """i386 is what a BIOS build of iPXE says of itself; the machine may well be a 64-bit one."""

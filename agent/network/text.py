@@ -1,33 +1,14 @@
 """Jinja, with as little of it as rendering needs."""
 
-import os
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import jinja2
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-import agent
-from agent.errors import AgentError
-
-INSTALLED: Final = Path("/usr/share/metalcast/templates")
-
-
-def find_templates() -> Path:
-    """Return the folder `templates`: $METALCAST_TEMPLATES, else beside `agent`, else installed.
-
-    Raises AgentError if there is none.
-    """
-    given = os.environ.get("METALCAST_TEMPLATES")
-    beside = Path(agent.__file__).resolve().parent.parent / "templates"
-    places = (Path(given),) if given else (beside, INSTALLED)
-    for place in places:
-        if (place / "network").is_dir():
-            return place
-    where = " or ".join(str(place) for place in places)
-    raise AgentError(f"there are no network templates in {where}", hint="set METALCAST_TEMPLATES")
+from agent.model.places import find_templates
 
 
 def fill(template: str, values: Mapping[str, Any]) -> str:

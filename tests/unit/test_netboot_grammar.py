@@ -82,7 +82,9 @@ def test_no_host_of_bad_grammar_passes(text: str) -> None:
         assert set(text) <= set(string.ascii_lowercase + string.digits + ".-:[]")
 
 
-@pytest.mark.parametrize("value", ["", "52:54:00:12:34:56", MACHINE + "\n", "52-54-00-12-34-AF", "x"])
+@pytest.mark.parametrize(
+    "value", ["", "52:54:00:12:34:56", MACHINE + "\n", "52-54-00-12-34-AF", "x"]
+)
 def test_no_other_machine_gets_into_a_script(value: str) -> None:
     for render in (
         lambda: ipxe.render_agent(value, SERVER),

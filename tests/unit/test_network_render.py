@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import agent
 from agent.errors import AgentError, PlanRefused
+from agent.model import places
 from agent.model.inventory import Nic
 from agent.model.network import (
     Ethernet,
@@ -19,6 +20,7 @@ from agent.model.network import (
     parse_network_config,
     parse_network_yaml,
 )
+from agent.model.places import find_templates
 from agent.model.template import NetworkStack
 from agent.network import (
     default_network,
@@ -27,8 +29,7 @@ from agent.network import (
     render_network,
     stale_paths,
 )
-from agent.network import text as rendering
-from agent.network.text import fill, find_templates
+from agent.network.text import fill
 
 MAC = "52:54:00:12:34:56"
 
@@ -205,7 +206,7 @@ def test_templates_are_found_where_the_environment_says(
     monkeypatch.setenv("METALCAST_TEMPLATES", str(tmp_path))
     assert find_templates() == tmp_path
     monkeypatch.setenv("METALCAST_TEMPLATES", str(tmp_path / "nowhere"))
-    with pytest.raises(AgentError, match="no network templates"):
+    with pytest.raises(AgentError, match="the text that we render is not in"):
         find_templates()
 
 
@@ -216,5 +217,5 @@ def test_templates_are_found_beside_the_package_and_installed(
     assert (find_templates() / "network/netplan.yaml.j2").is_file()
     monkeypatch.setattr(agent, "__file__", str(tmp_path / "agent/__init__.py"))
     (tmp_path / "share/network").mkdir(parents=True)
-    monkeypatch.setattr(rendering, "INSTALLED", tmp_path / "share")
+    monkeypatch.setattr(places, "INSTALLED", tmp_path / "share")
     assert find_templates() == tmp_path / "share"
