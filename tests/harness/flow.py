@@ -191,13 +191,20 @@ class Flow:
         if machine is None:
             raise AssertionError("nothing was deployed")
         with self.stage(f"the target boots by itself ({self.firmware}, network first)"):
+            said_before = len(machine.console.text)
             machine.console.skip()
             machine.go_on()
             seen = machine.console.expect(r"(\S+) login: ", BOOT_S).group(1)
             self.ssh.wait(OFF_S)
             who = self.ssh.run("id -un; findmnt -no SOURCE,FSTYPE /").split()
             self.prove("login", who[0] == "root", " ".join(who))
-            self.prove("from-disk", who[1].startswith("/dev/vd"), f"{seen} runs on {who[1]}")
+            answered = "boots from its disk" in machine.console.text[said_before:]
+            self.prove(
+                "from-disk",
+                who[1].startswith("/dev/vd") and answered,
+                f"{seen} runs on {who[1]}; the server said "
+                f"{'to boot from disk' if answered else 'nothing'}",
+            )
         with self.stage("look at the target from inside"):
             self._look_inside(lived)
 
