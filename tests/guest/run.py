@@ -35,7 +35,15 @@ class Recorder:
 def main() -> None:
     os.chdir(_HOME)
     recorder = Recorder()
-    words = ["-q", "-p", "no:cacheprovider", "--color=no", "--basetemp=/tmp/pytest", "-rN"]
+    words = [
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "--color=no",
+        "--basetemp=/tmp/pytest",
+        "-rN",
+        "--tb=short",
+    ]
     status = pytest.main([*words, *(_HOME / "guest-tests").read_text().split()], [recorder])
     recorder.add("pytest", "passed" if status in (0, 1) else "failed", 0, f"status {status}")
     data = json.dumps(recorder.found).encode()

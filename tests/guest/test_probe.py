@@ -6,8 +6,8 @@ from agent.model.inventory import Drive
 from agent.planning.refusals import valuables
 from agent.probe import probe_inventory
 from agent.system.command import Run
+from tests.guest import SCRATCH_BYTES
 from tests.guest.conftest import sh
-from tests.harness.guest import SCRATCH_BYTES
 
 
 def drive(path: Path) -> Drive:

@@ -14,6 +14,7 @@ from typing import Any
 from agent.units import MiB
 from images.cpio import cpio_bytes
 from images.tree import Tree, make_file, make_folder
+from tests.guest import SCRATCH, SCRATCH_BYTES
 from tests.harness.disks import make_disk
 from tests.harness.machine import Disk, Hardware, Kernel, Machine, Nic
 
@@ -24,9 +25,6 @@ _AGENT_LINE = "setsid python3 -m agent boot </dev/console >/dev/console 2>&1"
 _TESTS_LINE = "python3 -m tests.guest.run >/dev/console 2>&1; poweroff -f"
 _PACKAGES = ("pytest", "pluggy", "iniconfig", "packaging", "pygments")
 _RESULTS_BYTES = 16 * MiB
-# Serial, bytes a sector. Blank when the guest starts; a test takes what it needs.
-SCRATCH = (("SCRATCH-0", 512), ("SCRATCH-1", 512), ("SCRATCH-2", 512), ("SCRATCH-4K", 4096))
-SCRATCH_BYTES = 512 * MiB
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

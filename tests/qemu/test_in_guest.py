@@ -14,9 +14,6 @@ PATHS = (
     "tests/guest",
     "tests/loop/test_block.py",
     "tests/loop/test_command.py",
-    "tests/loop/test_commit.py",
-    "tests/loop/test_table_erase.py",
-    "tests/loop/test_table_source.py",
 )
 
 
