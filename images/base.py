@@ -194,7 +194,7 @@ def _build(wanted: Wanted, tar: Path, versions: PackageVersions, cache: Path, fo
         "kernel": drivers.release,
         "drivers": len(drivers.by_name),
         "firmware_blobs": blobs,
-        "files": len(tree),
+        "root_entries": len(tree),
         "packages": {name: facts["version"] for name, facts in sorted(versions.items())},
     }
     (folder / "facts.json").write_text(json.dumps(facts, indent=1, sort_keys=True))

@@ -6,6 +6,7 @@ import shutil
 import struct
 import subprocess
 import sys
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -174,6 +175,14 @@ def test_the_image_is_its_two_layers(image: Path) -> None:
     parts = [(image / name).read_bytes() for name in ("base.img", "agent.img")]
     assert (image / "initrd.img").read_bytes() == b"".join(parts)
     assert len(parts[0]) % 4 == 0
+
+
+def test_the_manifest_tells_sizes_and_digests(image: Path) -> None:
+    files = json.loads((image / "manifest.json").read_text())["files"]
+    assert set(files) == {"agent.img", "base.img", "initrd.img", "vmlinuz"}
+    for name, facts in files.items():
+        data = (image / name).read_bytes()
+        assert facts == {"size_bytes": len(data), "sha256": sha256(data).hexdigest()}
 
 
 def test_the_medium_starts_on_bios_and_uefi(image: Path, tmp_path: Path) -> None:
