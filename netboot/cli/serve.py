@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import os
 import logging
 import signal
 import sys
@@ -107,7 +108,7 @@ def _say(line: str) -> None:
 def find_image(given: Path | None) -> Path | None:
     """Return the folder of kernel and image. Raises UsageError if it lacks one of them."""
     if given is None:
-        return DEFAULT_IMAGE if (DEFAULT_IMAGE / "vmlinuz").is_file() else None
+        return DEFAULT_IMAGE if os.access(DEFAULT_IMAGE / "vmlinuz", os.R_OK) else None
     if not (given / "vmlinuz").is_file() or not (given / "initrd.img").is_file():
         raise UsageError(
             f"{given} has no vmlinuz and initrd.img", hint="metalcast build-image --output DIR"
