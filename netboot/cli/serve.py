@@ -2,8 +2,8 @@
 
 import argparse
 import asyncio
-import os
 import logging
+import os
 import signal
 import sys
 from contextlib import AbstractAsyncContextManager
