@@ -65,10 +65,10 @@ def format_age(at: str | None, now: datetime | None = None) -> str | None:
     if at is None:
         return None
     try:
-        then = datetime.strptime(at, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
-    except ValueError:
+        then = datetime.fromisoformat(at)
+        seconds = max(0, int(((now or datetime.now(UTC)) - then).total_seconds()))
+    except (ValueError, TypeError):  # no time, or one without its zone
         return clean(at)
-    seconds = max(0, int(((now or datetime.now(UTC)) - then).total_seconds()))
     for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= size:
             return f"{seconds // size} {unit}"
