@@ -1,6 +1,6 @@
 """Words in, exit status out: the only place where the agent prints or exits.
 
-python -m agent boot | inspect | plan | deploy | capture | rescue
+python -m agent boot | network | inspect | plan | deploy | capture | rescue
 """
 
 import argparse
@@ -33,6 +33,10 @@ def parser() -> argparse.ArgumentParser:
     boot = verbs.add_parser("boot", help="do what the kernel command line says (the boot image)")
     boot.add_argument("--cmdline", type=Path, default=Path("/proc/cmdline"))
     boot.set_defaults(run=start.boot)
+
+    network = verbs.add_parser("network", help="bring the network up as the kernel arguments say")
+    network.add_argument("--cmdline", type=Path, default=Path("/proc/cmdline"))
+    network.set_defaults(run=start.network)
 
     inspect = verbs.add_parser("inspect", help="show what this machine is; change nothing")
     inspect.add_argument("--json", action="store_true", help="the inventory as JSON")

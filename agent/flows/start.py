@@ -78,6 +78,14 @@ def tell_trouble(cmdline: Path, console: Console, error: Exception) -> None:
     console.drain()
 
 
+def network(args: argparse.Namespace) -> int:
+    """Bring the network up from a shell of the boot image."""
+    console = standard_console()
+    network_up(Run(), read_bootargs(args.cmdline), console)
+    console.drain()
+    return ExitStatus.DONE
+
+
 def rescue_by_hand(args: argparse.Namespace) -> int:
     """Ask the technician's questions on this terminal; the network is as it is."""
     console = standard_console()
