@@ -225,6 +225,9 @@ def arguments(hardware: Hardware, folder: Path, console: int, monitor: int) -> l
             shutil.copyfile(_OVMF / "OVMF_VARS_4M.fd", variables)
         words += _pflash(0, _OVMF / "OVMF_CODE_4M.fd", read_only=True)
         words += _pflash(1, variables, read_only=False)
+        # Where iPXE hands over to the disk, OVMF would first try its own PXE, for minutes.
+        for version in ("4", "6"):
+            words += ["-fw_cfg", f"name=opt/org.tianocore/IPv{version}PXESupport,string=n"]
     for number, disk in enumerate(hardware.disks):
         words += _disk(number, disk)
     for number, nic in enumerate(hardware.nics):
