@@ -1,0 +1,58 @@
+"""A person at a shell of the boot image: inspect, plan, deploy, by their words and exit status."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from agent.units import GiB
+from tests.harness.disks import disk_digest, make_dirty_disk
+from tests.harness.machine import Disk, Firmware
+from tests.qemu.agents import BOOT_S, JOB_S, agent_machine
+from tests.qemu.conftest import Flown
+
+pytestmark = pytest.mark.qemu
+
+MAC = "52:54:00:12:34:41"
+STEP_S = 120
+
+
+def test_inspect_plan_and_deploy_by_hand(
+    flown: Callable[[Firmware], Flown], image: Path, tmp_path: Path
+) -> None:
+    server = flown("bios").flow.server
+    disk = make_dirty_disk(tmp_path / "target.raw", 3 * GiB, seed=6)
+    before = disk_digest(disk)
+    store = f"--server {server.guest_url} --token-file /tmp/token"
+    disks = (Disk(disk, "BYHAND"),)
+    with agent_machine("byhand", tmp_path, image, MAC, "metalcast.mode=shell", disks) as machine:
+        say, expect = machine.console.send_line, machine.console.expect
+
+        def run(words: str, status: int, timeout_s: float = STEP_S) -> str:
+            machine.console.skip()
+            say(f"python3 -m agent {words}; echo ended-with-$?")
+            return expect(rf"(?s).*ended-with-{status}\n", timeout_s).group()
+
+        expect("# ", BOOT_S)
+        say("stty -echo")
+        run("network", 0)
+        say(f"echo '{server.token_file.read_text().strip()}' > /tmp/token")
+        assert "BYHAND" in run("inspect", 0)
+        assert '"serial": "BYHAND"' in run("inspect --json", 0)
+        refused = run(f"plan {store} --template demo", 3)
+        assert "only with the consent" in refused
+        assert "unknown" in run(f"plan {store} --template nope", 3).lower()
+        asked = f"{store} --template demo --consent linux_raid_member"
+        page = run(f"plan {asked}", 0)
+        assert "commit: final table" in page
+        assert '"digest": "sha256:' in run(f"plan {asked} --json", 0)
+        machine.console.skip()
+        say(f"python3 -m agent deploy {asked}; echo ended-with-$?")
+        expect(r"Write this to the disk\? ", STEP_S)
+        say("no")
+        expect("you said no", STEP_S)
+        expect("ended-with-3", STEP_S)
+        assert disk_digest(disk) == before
+        done = run(f"deploy {asked} --hostname byhand --yes", 0, JOB_S)
+        assert "it boots" in done
+    assert disk_digest(disk) != before
