@@ -1,5 +1,6 @@
 """A technician with a CD or a USB stick, no netboot server around: questions, then a receipt."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -67,7 +68,9 @@ def test_the_medium_boots_to_its_first_question(
     machine, _ = technicians_machine(firmware, bus, medium, tmp_path, image / "vmlinuz")
     with machine:
         machine.console.expect("Metalcast 0", BOOT_S)
-        page = machine.console.expect(r"Machine(.*\n)+?1\. Which disk\? \[1\]", ANSWER_S)
+        page = machine.console.expect(r"Machine(.*\n)+?1\. Which disk\? \[(\d)\]", ANSWER_S)
+        offered = page.group(2)  # never the stick that we came from
+        assert re.search(rf"^ +{offered} +\S+ .*serial {source.SERIAL}", page.group(), re.MULTILINE)
         assert firmware.upper() in page.group()
         assert source.SERIAL in page.group()
 
