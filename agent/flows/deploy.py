@@ -14,11 +14,11 @@ from agent.flows.workplace import Workplace, peak_memory_bytes
 from agent.model.event import Level, Logged, PlanMade
 from agent.model.inventory import Drive
 from agent.model.job import DeploySpec, Verify
-from agent.model.plan import ConfigureSystem, Plan
+from agent.model.plan import Plan
 from agent.planning.deploy import plan_deploy
 from agent.planning.hints import pick_disk
 from agent.planning.review import render_plan
-from agent.probe import probe_inventory
+from agent.probe import probe_drives
 from agent.report import Report
 from agent.stream.restore import restore_volume, volume_bytes
 from agent.stream.template import Template, open_template
@@ -101,11 +101,7 @@ def make_plan(
     """
     template = open_template(place.registry, reference)
     drive = pick_disk(spec.disk, place.inventory.disks)
-    plan = plan_deploy(place.inventory, template.config, spec, drive, job)
-    for step in plan.steps:
-        if isinstance(step, ConfigureSystem):
-            network_files(step, place.inventory.nics)  # refused now, not on a half-done disk
-    return plan, template
+    return plan_deploy(place.inventory, template.config, spec, drive, job), template
 
 
 def deploy(place: Workplace, spec: DeploySpec, reference: str, job: str) -> dict[str, Any]:
@@ -160,7 +156,7 @@ def find_finished(drives: Sequence[Drive], job: str) -> Drive | None:
 
 def look_again(run: Runner, path: str) -> Drive:
     """Return what the disk at `path` is now. Raises DiskError if it is gone."""
-    for drive in probe_inventory(run).disks:
+    for drive in probe_drives(run):
         if drive.path == path:
             return drive
     raise DiskError(f"{path} is gone", hint="is the drive still plugged in?")

@@ -5,9 +5,8 @@ from collections.abc import Sequence
 from agent.errors import PlanRefused
 from agent.identity.configure import NetworkFiles
 from agent.model.inventory import Nic
-from agent.model.network import parse_network_config
 from agent.model.plan import ConfigureSystem
-from agent.network.render import default_network, render_network
+from agent.network import intended_network, render_network
 
 
 def network_files(step: ConfigureSystem, nics: Sequence[Nic]) -> NetworkFiles:
@@ -23,5 +22,5 @@ def network_files(step: ConfigureSystem, nics: Sequence[Nic]) -> NetworkFiles:
                 hint="leave the network out of the job, and configure it after the first boot",
             )
         return NetworkFiles()
-    config = default_network(nics) if step.network is None else parse_network_config(step.network)
+    config = intended_network(step.network, nics)
     return NetworkFiles.of(render_network(config, step.stack, nics), step.stack)

@@ -16,7 +16,7 @@ from agent.flows.questions import Questions
 from agent.flows.rescue import Rescue
 from agent.flows.version import version
 from agent.model.job import Finish
-from agent.probe import probe_inventory
+from agent.probe import probe_interfaces, probe_inventory
 from agent.probe.page import render_inventory
 from agent.system.command import Run
 from agent.system.netup import NetworkDown, bring_network_up
@@ -130,13 +130,10 @@ def work(args: BootArgs, console: Console) -> Finish:
 
 
 def network_up(run: Run, args: BootArgs, console: Console) -> None:
-    from agent.probe.network import probe_links, probe_nics
-    from agent.probe.tree import Tree
-
     ups = bring_network_up(
         run,
         args,
-        lambda: probe_nics(Tree(Path("/")), probe_links(), args.bootif),
+        lambda: probe_interfaces(args.bootif),
         note=console.say,
     )
     for up in ups:

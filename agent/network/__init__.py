@@ -4,7 +4,7 @@
 """
 
 from agent.network.names import missing_cards
-from agent.network.render import default_network, render_network
+from agent.network.render import default_network, intended_network, render_network
 from agent.network.stale import is_stale, stale_paths
 from agent.network.tree import File, RenderedTree
 
@@ -12,6 +12,7 @@ __all__ = [
     "File",
     "RenderedTree",
     "default_network",
+    "intended_network",
     "is_stale",
     "missing_cards",
     "render_network",

@@ -1,11 +1,11 @@
 """One neutral model in, the files of one network stack out."""
 
-from collections.abc import Iterable
-from typing import assert_never
+from collections.abc import Iterable, Mapping
+from typing import Any, assert_never
 
 from agent.errors import AgentError, PlanRefused
 from agent.model.inventory import Nic
-from agent.model.network import Ethernet, Match, NetworkConfig
+from agent.model.network import Ethernet, Match, NetworkConfig, parse_network_config
 from agent.model.template import NetworkStack
 from agent.network.ifcfg import object_to_ifcfg, render_ifcfg
 from agent.network.ifupdown import (
@@ -74,6 +74,14 @@ def _objections(config: NetworkConfig, stack: NetworkStack, names: dict[str, str
     if stack is NetworkStack.NETWORK_MANAGER:
         return object_to_keyfile(config)
     return ()
+
+
+def intended_network(document: Mapping[str, Any] | None, nics: Iterable[Nic]) -> NetworkConfig:
+    """Return the network that a job asks for by `document`; the default if it asks for none.
+
+    Raises BadNetworkConfig, and AgentError if the default needs a card and there is none.
+    """
+    return default_network(nics) if document is None else parse_network_config(document)
 
 
 def default_network(nics: Iterable[Nic]) -> NetworkConfig:

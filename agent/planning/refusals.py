@@ -7,9 +7,8 @@ from agent.errors import AgentError, Refused
 from agent.model.inventory import Drive, Found, Inventory
 from agent.model.job import DeploySpec
 from agent.model.layout import PENDING_TYPE, BootCode, Disk, Ext, Partition, Swap, Volume
-from agent.model.network import parse_network_config
 from agent.model.template import FORMAT_VERSION, TemplateConfig
-from agent.network import default_network, missing_cards, render_network
+from agent.network import intended_network, missing_cards, render_network
 from agent.planning.free_space import overlaps, usable
 from agent.units import align_up, format_bytes
 
@@ -232,11 +231,7 @@ def _about_network(
             yield f"a network is asked for, but {template.name} has no network stack that we know"
         return
     try:
-        config = (
-            parse_network_config(spec.network)
-            if spec.network is not None
-            else default_network(inventory.nics)
-        )
+        config = intended_network(spec.network, inventory.nics)
         yield from missing_cards(config, inventory.nics)
         render_network(config, stack, inventory.nics)
     except Refused as error:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from agent.model.inventory import Inventory, Nic
+from agent.model.inventory import Drive, Inventory, Nic
 from agent.probe.board import probe_board, probe_cpu, probe_kernel, probe_memory
 from agent.probe.disks import probe_disks
 from agent.probe.firmware import probe_firmware
@@ -13,7 +13,7 @@ from agent.probe.tree import Tree
 from agent.probe.udev import UdevDb, probe_udev
 from agent.system.command import Runner
 
-__all__ = ["probe_interfaces", "probe_inventory", "render_inventory"]
+__all__ = ["probe_drives", "probe_interfaces", "probe_inventory", "render_inventory"]
 
 
 def probe_inventory(
@@ -53,6 +53,11 @@ def probe_inventory(
         md_arrays=probe_md_arrays(tree, udev),
         nics=nics,
     )
+
+
+def probe_drives(run: Runner) -> tuple[Drive, ...]:
+    """Return the disks alone, as they are now."""
+    return probe_disks(run, Tree(), probe_udev())
 
 
 def probe_interfaces(boot_mac: str | None = None) -> tuple[Nic, ...]:

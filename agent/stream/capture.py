@@ -32,10 +32,11 @@ from agent.model.template import (
     Manifest,
     TemplateConfig,
 )
+from agent.report import Report, silent
 from agent.stream.blocks import ChunkReader, DiskFile, overlap, zeros_sha256
 from agent.stream.index import IndexWriter
 from agent.stream.pack import BlobWriter, Encoder, PackWriter
-from agent.stream.progress import Meter, Report, Stages, silent
+from agent.stream.progress import Meter, Stages
 from agent.stream.pump import Pump, in_order
 from agent.stream.registry import RegistryClient
 from agent.stream.upload import ResumedUpload

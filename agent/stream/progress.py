@@ -3,21 +3,16 @@
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
-from agent.model.event import Happening, Progress, Progressed
-
-Report = Callable[[Happening], None]
+from agent.model.event import Progress, Progressed
+from agent.report import Report
 
 _EVERY_S: Final = 0.5
 _RATE_WINDOW_S: Final = 5.0
-
-
-def silent(_happening: Happening) -> None:
-    """The default report: tell nobody."""
 
 
 class Stages:

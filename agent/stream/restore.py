@@ -6,6 +6,7 @@ from pathlib import Path
 
 from agent.errors import TemplateError
 from agent.model.template import IndexEntry
+from agent.report import Report, silent
 from agent.stream.blocks import ChunkWriter, DiskFile, overlap, without
 from agent.stream.fetch import (
     ChunkRun,
@@ -15,7 +16,7 @@ from agent.stream.fetch import (
     extents_of,
     in_runs,
 )
-from agent.stream.progress import Meter, Report, Stages, silent
+from agent.stream.progress import Meter, Stages
 from agent.stream.pump import Conduit, Pump
 from agent.stream.template import Template
 from agent.units import Extent

@@ -10,9 +10,10 @@ from typing import Final
 from agent.errors import DiskError
 from agent.model.job import Verify
 from agent.model.template import IndexEntry
+from agent.report import Report, silent
 from agent.stream.blocks import ChunkReader, DiskFile, overlap, without
 from agent.stream.fetch import ChunkRun, Lane, content_bytes, default_lanes, extents_of
-from agent.stream.progress import Meter, Report, Stages, silent
+from agent.stream.progress import Meter, Stages
 from agent.stream.pump import Conduit, Pump
 from agent.stream.template import Template
 from agent.units import Extent
