@@ -21,7 +21,7 @@ from agent.model.inventory import Inventory
 from agent.model.job import CaptureSpec, Claim, DeploySpec, Finish, Hello, InspectSpec, MachineId
 from agent.probe import probe_inventory
 from agent.report import EventPoster, Report, log_file, tee
-from agent.stream.registry import RegistryClient
+from agent.store.registry import RegistryClient
 from agent.system.command import Runner
 
 T = TypeVar("T")

@@ -20,7 +20,7 @@ from agent.planning.review import render_plan
 from agent.probe import probe_inventory
 from agent.probe.page import render_inventory
 from agent.report import now
-from agent.stream.registry import RegistryClient
+from agent.store.registry import RegistryClient
 from agent.system.command import Run
 from agent.units import format_bytes
 

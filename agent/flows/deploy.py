@@ -20,8 +20,8 @@ from agent.planning.hints import pick_disk
 from agent.planning.review import render_plan
 from agent.probe import probe_drives
 from agent.report import Report
+from agent.store.template import Template, open_template
 from agent.stream.restore import restore_volume, volume_bytes
-from agent.stream.template import Template, open_template
 from agent.stream.verify import verify_volume
 from agent.system.command import Runner
 from agent.units import Extent

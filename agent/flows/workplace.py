@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from agent.model.inventory import Inventory
 from agent.report import Report
-from agent.stream.registry import RegistryClient
+from agent.store.registry import RegistryClient
 from agent.system.command import Runner
 from agent.units import KiB
 

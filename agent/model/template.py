@@ -9,17 +9,20 @@ from agent.model.inventory import Inventory
 from agent.model.layout import Bytes, Layout, NodeId
 from agent.model.wire import Value
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+OLDEST_VERSION = 1
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 ARTIFACT_TYPE = "application/vnd.metalcast.template.v1"
 CONFIG_TYPE = "application/vnd.metalcast.template.config.v1+json"
 INDEX_TYPE = "application/vnd.metalcast.template.index.v1+zstd"
 PACK_TYPE = "application/vnd.metalcast.template.pack.v1+zstd"
 VOLUME_ANNOTATION = "org.metalcast.volume"
+FROM_ANNOTATION = "org.metalcast.from"
+"""On a pack that an incremental capture took over: the manifest that it was made for."""
 
 CHUNK_BYTES = 4 * 1024 * 1024
 PACK_TARGET_BYTES = 256 * 1024 * 1024
-PACK_MAX_BYTES = 512 * 1024 * 1024
+PACK_MAX_BYTES = 4 * 1024 * 1024 * 1024 + 2 * CHUNK_BYTES
 MANIFEST_MAX_BYTES = 4 * 1024 * 1024
 CONFIG_MAX_BYTES = 4 * 1024 * 1024
 
@@ -122,6 +125,14 @@ class Redaction(Value, frozen=True, kw_only=True):
     bytes: Bytes
 
 
+class Hole(Value, frozen=True, kw_only=True):
+    """A run of bytes of a volume that the source could not read. It reads as zeros."""
+
+    volume: NodeId
+    offset: Bytes
+    size: Bytes
+
+
 class TemplateConfig(Value, frozen=True, kw_only=True):
     """The recorded configuration: the config blob."""
 
@@ -139,3 +150,7 @@ class TemplateConfig(Value, frozen=True, kw_only=True):
     source: Inventory
     layout: Layout
     redactions: tuple[Redaction, ...] = ()
+    parent: Digest | None = None
+    """The template that an incremental capture was compared with. Format 2."""
+    holes: tuple[Hole, ...] = ()
+    """What was lost on the source, by consent of whoever captured it. Format 2."""

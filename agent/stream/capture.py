@@ -33,13 +33,13 @@ from agent.model.template import (
     TemplateConfig,
 )
 from agent.report import Report, silent
+from agent.store.index import IndexWriter
+from agent.store.pack import BlobWriter, Encoder, PackWriter
+from agent.store.registry import RegistryClient
+from agent.store.upload import ResumedUpload
 from agent.stream.blocks import ChunkReader, DiskFile, overlap, zeros_sha256
-from agent.stream.index import IndexWriter
-from agent.stream.pack import BlobWriter, Encoder, PackWriter
 from agent.stream.progress import Meter, Stages
 from agent.stream.pump import Pump, in_order
-from agent.stream.registry import RegistryClient
-from agent.stream.upload import ResumedUpload
 from agent.units import Extent
 
 _AHEAD: Final = 2

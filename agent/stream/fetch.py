@@ -9,13 +9,13 @@ from typing import Final
 
 from agent.errors import ChunkCorrupt
 from agent.model.template import CHUNK_BYTES, Descriptor, IndexEntry
-from agent.stream.body import Body
-from agent.stream.pack import MAX_STORED_BYTES, Decoder
+from agent.store.body import Body
+from agent.store.pack import MAX_STORED_BYTES, Decoder
+from agent.store.registry import RegistryClient
+from agent.store.retry import Retry, Transient, Tries
+from agent.store.template import VolumeBlobs
 from agent.stream.progress import Stages
 from agent.stream.pump import Pump
-from agent.stream.registry import RegistryClient
-from agent.stream.retry import Retry, Transient, Tries
-from agent.stream.template import VolumeBlobs
 from agent.system import block
 from agent.units import Extent, MiB
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from agent.errors import TemplateError
 from agent.model.template import IndexEntry
 from agent.report import Report, silent
+from agent.store.template import Template
 from agent.stream.blocks import ChunkWriter, DiskFile, overlap, without
 from agent.stream.fetch import (
     ChunkRun,
@@ -18,7 +19,6 @@ from agent.stream.fetch import (
 )
 from agent.stream.progress import Meter, Stages
 from agent.stream.pump import Conduit, Pump
-from agent.stream.template import Template
 from agent.units import Extent
 
 

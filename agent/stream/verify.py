@@ -11,11 +11,11 @@ from agent.errors import DiskError
 from agent.model.job import Verify
 from agent.model.template import IndexEntry
 from agent.report import Report, silent
+from agent.store.template import Template
 from agent.stream.blocks import ChunkReader, DiskFile, overlap, without
 from agent.stream.fetch import ChunkRun, Lane, content_bytes, default_lanes, extents_of
 from agent.stream.progress import Meter, Stages
 from agent.stream.pump import Conduit, Pump
-from agent.stream.template import Template
 from agent.units import Extent
 
 _STRATUM: Final = 20

@@ -6,10 +6,10 @@ from pathlib import Path
 from agent.model.inventory import Board, Inventory, SecureBoot
 from agent.model.layout import Content, Disk, Layout, Raw, Volume
 from agent.model.template import Firmware, TemplateConfig
-from agent.stream.body import Limits
+from agent.store.body import Limits
+from agent.store.registry import RegistryClient
+from agent.store.retry import Retry
 from agent.stream.capture import Captured, VolumeSource, capture_template
-from agent.stream.registry import RegistryClient
-from agent.stream.retry import Retry
 from agent.units import Extent, MiB
 
 QUICK = Retry(attempts=4, first_s=0.01, longest_s=0.05)

@@ -19,10 +19,10 @@ from agent.model.template import (
     Descriptor,
     Manifest,
 )
+from agent.store.registry import RegistryClient
+from agent.store.template import Template, open_template
 from agent.stream.capture import Captured
-from agent.stream.registry import RegistryClient
 from agent.stream.restore import restore_volume
-from agent.stream.template import Template, open_template
 from agent.units import MiB
 from tests.contracts.fake_registry import FakeRegistry, Handler, sha256
 from tests.contracts.stream_builders import (
@@ -249,7 +249,7 @@ def test_what_is_no_template_is_refused(world: World) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        (b'"format":1', b'"format":2', "format 2 is newer than this release, which reads 1"),
+        (b'"format":1', b'"format":3', "format 3 is newer than this release, which reads 2"),
         (b'"format":1', b'"format":0', "there is no format 0"),
         (b'"format":1', b'"format":NaN', "config"),
         (b'"format":1', b'"format":1,"more":1', "unknown field `more`"),
@@ -292,8 +292,8 @@ def test_a_disk_too_short_is_refused_before_a_byte_is_written(world: World) -> N
 def test_a_long_index_is_read_twice_and_compared(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agent.stream.template._INDEX_IN_MEMORY", 0)
-    monkeypatch.setattr("agent.stream.template._INDEX_PIECE", 100)
+    monkeypatch.setattr("agent.store.template._INDEX_IN_MEMORY", 0)
+    monkeypatch.setattr("agent.store.template._INDEX_PIECE", 100)
     digest = world.template.blobs["root"].index.digest
     reads: list[int] = []
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from agent.errors import AgentError, ServerError
-from agent.stream.body import Limits
+from agent.store.body import Limits
+from agent.store.retry import Retry, Transient
+from agent.store.template import Template, open_template
 from agent.stream.capture import VolumeSource
 from agent.stream.restore import restore_volume
-from agent.stream.retry import Retry, Transient
-from agent.stream.template import Template, open_template
 from agent.units import MiB
 from tests.contracts.fake_registry import FakeRegistry, Handler
 from tests.contracts.stream_builders import (

@@ -10,11 +10,11 @@ import pytest
 from agent.errors import ServerError, TemplateError
 from agent.model.job import Verify
 from agent.model.template import PACK_TYPE, Descriptor
-from agent.stream.pack import BlobWriter
-from agent.stream.registry import RegistryClient
+from agent.store.pack import BlobWriter
+from agent.store.registry import RegistryClient
+from agent.store.template import open_template
+from agent.store.upload import ResumedUpload
 from agent.stream.restore import restore_volume, volume_bytes
-from agent.stream.template import open_template
-from agent.stream.upload import ResumedUpload
 from agent.stream.verify import verify_volume
 from agent.units import Extent, KiB, MiB
 from tests.contracts.registries import REGISTRIES

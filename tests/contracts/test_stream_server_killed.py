@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from agent.errors import ServerError
+from agent.store.retry import Retry
+from agent.store.template import open_template
 from agent.stream.restore import restore_volume
-from agent.stream.retry import Retry
-from agent.stream.template import open_template
 from agent.units import MiB
 from tests.contracts.stream_builders import BASE, capture, make_client, make_source, make_target
 

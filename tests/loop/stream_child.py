@@ -10,10 +10,10 @@ import time
 from pathlib import Path
 
 from agent.model.job import Verify
+from agent.store.registry import RegistryClient
+from agent.store.template import open_template
 from agent.stream.capture import VolumeSource, capture_template
-from agent.stream.registry import RegistryClient
 from agent.stream.restore import restore_volume
-from agent.stream.template import open_template
 from agent.stream.verify import verify_volume
 from agent.units import Extent
 from tests.contracts.stream_builders import make_config, make_volume

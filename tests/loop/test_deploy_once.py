@@ -12,7 +12,7 @@ from agent.flows.workplace import Workplace
 from agent.model.event import Happening
 from agent.model.inventory import Drive
 from agent.planning.deploy import plan_deploy
-from agent.stream.registry import RegistryClient
+from agent.store.registry import RegistryClient
 from tests.unit.fake_run import FakeRun
 from tests.unit.make_plan import (
     JOB,

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from agent.model.job import Verify
+from agent.store.template import open_template
 from agent.stream.blocks import DiskFile
 from agent.stream.capture import VolumeSource, capture_template
 from agent.stream.restore import restore_volume
-from agent.stream.template import open_template
 from agent.stream.verify import verify_volume
 from agent.system import block
 from agent.units import Extent, MiB

@@ -14,10 +14,10 @@ import pytest
 from agent.errors import CommandFailed, DiskError, SourceUnfit
 from agent.model.job import Verify
 from agent.model.layout import BootCode, Content, Ext, Raw, Swap, Vfat
+from agent.store.registry import RegistryClient
+from agent.store.template import open_template
 from agent.stream.capture import VolumeSource, capture_template
-from agent.stream.registry import RegistryClient
 from agent.stream.restore import restore_volume, volume_bytes
-from agent.stream.template import open_template
 from agent.stream.usedmap import used_extents
 from agent.stream.verify import verify_volume
 from agent.system.command import Run

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from agent.errors import AgentError, TemplateError
 from agent.model.template import CHUNK_BYTES, IndexEntry, IndexHead
-from agent.stream.index import IndexWriter, read_index
+from agent.store.index import IndexWriter, read_index
 from agent.units import MiB
 
 HEX = "ab" * 32
@@ -89,7 +89,7 @@ def edit(line: int, place: Any, value: Any) -> Callable[[list[Any]], None]:
 
 
 BAD = {
-    "newer format": (edit(0, "format", 2), "line 1: format 2 needs a newer release"),
+    "newer format": (edit(0, "format", 3), "line 1: format 3 needs a newer release"),
     "no such format": (edit(0, "format", 0), "line 1: there is no format 0"),
     "other chunks": (edit(0, "chunk_bytes", 65536), "line 1: chunks of 65536 bytes"),
     "other digest": (edit(0, "content_digest", "md5"), "line 1: unknown content digest 'md5'"),
@@ -129,7 +129,7 @@ BAD = {
     "first not at 0": (edit(1, 3, 1), "line 2: offset 1 in pack 3, but 0 is next"),
     "a gap in the pack": (edit(2, 3, 101), "line 3: offset 101 in pack 3, but 100 is next"),
     "overlap in the pack": (edit(2, 3, 99), "line 3: offset 99 in pack 3, but 100 is next"),
-    "pack too short": (edit(2, 4, 199), "line 5: pack 3 is left at 299, before its end"),
+    "pack too short": (edit(2, 4, 199), "line 5: pack 3 has 300 bytes, 299 used"),
     "beyond the pack": (edit(2, 4, 201), "line 3: ends at 301, beyond the 300 bytes of pack 3"),
     "foreign pack": (edit(1, 2, 0), "line 2: pack 0, but the next of this volume is 3"),
     "pack left out": (edit(1, 2, 4), "line 2: pack 4, but the next of this volume is 3"),

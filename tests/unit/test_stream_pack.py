@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from agent.errors import ChunkCorrupt
 from agent.model.template import CHUNK_BYTES, PACK_TYPE
-from agent.stream.pack import MAX_STORED_BYTES, BlobWriter, Decoder, Encoder, PackWriter
+from agent.store.pack import MAX_STORED_BYTES, BlobWriter, Decoder, Encoder, PackWriter
 from agent.units import MiB
 
 

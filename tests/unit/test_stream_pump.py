@@ -7,8 +7,8 @@ from contextlib import closing
 
 import pytest
 
+from agent.store.retry import Retry, Transient, Tries
 from agent.stream.pump import Conduit, Pump, in_order
-from agent.stream.retry import Retry, Transient, Tries
 
 
 def idle() -> None:

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 
 from agent.errors import ServerError
 from agent.model.template import Digest
-from agent.stream.registry import BlobUpload, RegistryClient
-from agent.stream.retry import Transient, Tries
+from agent.store.registry import BlobUpload, RegistryClient
+from agent.store.retry import Transient, Tries
 
 Replay = Callable[[], Iterator[bytes]]
 """Makes the bytes of the blob, from its first to where `append` has got, once more."""

@@ -14,11 +14,12 @@ from agent.errors import AgentError, TemplateError
 from agent.model.template import (
     CHUNK_BYTES,
     FORMAT_VERSION,
+    OLDEST_VERSION,
     PACK_MAX_BYTES,
     IndexEntry,
     IndexHead,
 )
-from agent.stream.pack import MAX_STORED_BYTES, MAX_WINDOW_BYTES
+from agent.store.pack import MAX_STORED_BYTES, MAX_WINDOW_BYTES
 from agent.units import MiB
 
 MAX_LINE_BYTES: Final = 1 * MiB
@@ -36,12 +37,17 @@ class Sink(Protocol):
 
 
 def read_index(
-    stream: Source, *, name: str = "index", packs: Mapping[int, int] | None = None
+    stream: Source,
+    *,
+    name: str = "index",
+    packs: Mapping[int, int] | None = None,
+    inherited: frozenset[int] = frozenset(),
 ) -> tuple[IndexHead, Iterator[IndexEntry]]:
     """Return the head of the index in `stream` (compressed) and its entries, one by one.
 
-    `packs` gives the size of each pack that belongs to the volume; without it, what the entries
-    say about packs is only checked against itself. The iterator raises TemplateError, with
+    `packs` gives the size of each pack that belongs to the volume, `inherited` says which of them
+    were made for a parent; without `packs`, what the entries say about packs is only checked
+    against itself. The iterator raises TemplateError, with
     blob, line and rule, as soon as a rule is broken, and at the end if lines are missing.
     """
     lines = _lines(stream, name)
@@ -53,8 +59,9 @@ def read_index(
     except (msgspec.DecodeError, RecursionError, ValueError) as error:
         raise TemplateError(f"{name}, line 1: {error}") from error
     if head.format > FORMAT_VERSION:
-        _refuse(name, 1, f"format {head.format} needs a newer release; this one reads 1")
-    if head.format != FORMAT_VERSION:
+        newest = f"this one reads up to {FORMAT_VERSION}"
+        _refuse(name, 1, f"format {head.format} needs a newer release; {newest}")
+    if head.format < OLDEST_VERSION:
         _refuse(name, 1, f"there is no format {head.format}")
     if head.chunk_bytes != CHUNK_BYTES:
         _refuse(name, 1, f"chunks of {head.chunk_bytes} bytes, not {CHUNK_BYTES}")
@@ -62,13 +69,12 @@ def read_index(
         _refuse(name, 1, f"unknown content digest {head.content_digest!r}")
     if head.chunks > -(-head.volume_bytes // CHUNK_BYTES):
         _refuse(name, 1, f"{head.chunks} chunks do not fit in {head.volume_bytes} bytes")
-    return head, _entries(lines, name, head, packs)
+    return head, _entries(lines, name, head, _Rules(head, packs, inherited))
 
 
 def _entries(
-    lines: Iterator[bytes], name: str, head: IndexHead, packs: Mapping[int, int] | None
+    lines: Iterator[bytes], name: str, head: IndexHead, rules: "_Rules"
 ) -> Iterator[IndexEntry]:
-    rules = _Rules(head, packs)
     decoder = msgspec.json.Decoder(IndexEntry)
     number = 1
     for number, line in enumerate(lines, start=2):
@@ -90,13 +96,18 @@ def _entries(
 class _Rules:
     """What an entry must be, given those before it."""
 
-    def __init__(self, head: IndexHead, packs: Mapping[int, int] | None) -> None:
+    def __init__(
+        self, head: IndexHead, packs: Mapping[int, int] | None, inherited: frozenset[int]
+    ) -> None:
         self._volume_bytes = head.volume_bytes
         self._packs = packs
+        self._inherited = inherited
         self._order = iter(packs or {})
         self._number = -1
-        self._pack = _ZERO_PACK
-        self._pack_end = 0
+        self._own = _ZERO_PACK
+        self._newest = _ZERO_PACK
+        self._ends: dict[int, int] = {}
+        """Where the last chunk of a pack ended: of our newest pack, and of inherited ones."""
 
     def broken_by(self, entry: IndexEntry) -> str | None:
         """Return the rule that `entry` breaks, if any."""
@@ -108,8 +119,8 @@ class _Rules:
     def broken_at_end(self) -> str | None:
         if self._packs is None:
             return None
-        if self._pack != _ZERO_PACK and self._pack_end != self._packs[self._pack]:
-            return f"pack {self._pack} has {self._packs[self._pack]} bytes, {self._pack_end} used"
+        if broken := self._own_left():
+            return broken
         if (left := next(self._order, None)) is not None:
             return f"no chunk is in pack {left}"
         return None
@@ -137,26 +148,39 @@ class _Rules:
             return "a stored chunk has a digest"
         if not 0 < entry.stored_bytes <= MAX_STORED_BYTES:
             return f"{entry.stored_bytes} stored bytes, at most {MAX_STORED_BYTES} may be"
-        if entry.pack != self._pack and (broken := self._next_pack(entry.pack)):
+        if entry.pack not in self._ends and (broken := self._next_pack(entry.pack)):
             return broken
-        if entry.offset != self._pack_end:
-            return f"offset {entry.offset} in pack {entry.pack}, but {self._pack_end} is next"
-        self._pack_end += entry.stored_bytes
+        end = self._ends[entry.pack]
+        if entry.offset < end or (entry.offset > end and entry.pack not in self._inherited):
+            return f"offset {entry.offset} in pack {entry.pack}, but {end} is next"
+        end = self._ends[entry.pack] = entry.offset + entry.stored_bytes
         limit = PACK_MAX_BYTES if self._packs is None else self._packs[entry.pack]
-        if self._pack_end > limit:
-            return f"ends at {self._pack_end}, beyond the {limit} bytes of pack {entry.pack}"
+        if end > limit:
+            return f"ends at {end}, beyond the {limit} bytes of pack {entry.pack}"
         return None
 
     def _next_pack(self, pack: int) -> str | None:
+        """Begin a pack. Packs come in the order of the manifest; ours end before the next."""
         if self._packs is not None:
-            if self._pack != _ZERO_PACK and self._pack_end != self._packs[self._pack]:
-                return f"pack {self._pack} is left at {self._pack_end}, before its end"
             if (wanted := next(self._order, None)) != pack:
                 return f"pack {pack}, but the next of this volume is {wanted}"
-        elif pack <= self._pack:
-            return f"pack {pack} comes after pack {self._pack}"
-        self._pack, self._pack_end = pack, 0
+        elif pack <= self._newest:
+            return f"pack {pack} comes after pack {self._newest}"
+        if pack not in self._inherited:
+            if broken := self._own_left():
+                return broken
+            self._ends.pop(self._own, None)
+            self._own = pack
+        self._newest = pack
+        self._ends[pack] = 0
         return None
+
+    def _own_left(self) -> str | None:
+        """Return what is wrong if our newest pack is not used to its end."""
+        if self._packs is None or self._own == _ZERO_PACK:
+            return None
+        end, size = self._ends[self._own], self._packs[self._own]
+        return None if end == size else f"pack {self._own} has {size} bytes, {end} used"
 
 
 def _lines(stream: Source, name: str) -> Iterator[bytes]:

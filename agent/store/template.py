@@ -14,9 +14,11 @@ from agent.model.template import (
     CONFIG_MAX_BYTES,
     CONFIG_TYPE,
     FORMAT_VERSION,
+    FROM_ANNOTATION,
     INDEX_TYPE,
     MANIFEST_MAX_BYTES,
     MANIFEST_TYPE,
+    OLDEST_VERSION,
     PACK_MAX_BYTES,
     PACK_TYPE,
     VOLUME_ANNOTATION,
@@ -28,9 +30,9 @@ from agent.model.template import (
     TemplateConfig,
 )
 from agent.model.wire import decode
-from agent.stream.index import read_index
-from agent.stream.registry import RegistryClient
-from agent.stream.retry import Transient, Tries
+from agent.store.index import read_index
+from agent.store.registry import RegistryClient
+from agent.store.retry import Transient, Tries
 from agent.units import MiB
 
 _INDEX_IN_MEMORY: Final = 8 * MiB
@@ -44,6 +46,11 @@ class VolumeBlobs:
 
     index: Descriptor
     packs: Mapping[int, Descriptor]
+
+    @property
+    def inherited(self) -> frozenset[int]:
+        """The packs that were made for another template: not all of them need be used."""
+        return frozenset(n for n, pack in self.packs.items() if FROM_ANNOTATION in pack.annotations)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +86,12 @@ class Template:
         blobs = self.data_of(volume_id)
         sizes = {number: pack.size for number, pack in blobs.packs.items()}
         name = f"index {blobs.index.digest[:19]} of {volume_id}"
-        head, entries = read_index(VerifiedBlob(self.client, blobs.index), name=name, packs=sizes)
+        head, entries = read_index(
+            VerifiedBlob(self.client, blobs.index),
+            name=name,
+            packs=sizes,
+            inherited=blobs.inherited,
+        )
         wanted = (volume_id, self.volume(volume_id).size_bytes)
         if (head.volume, head.volume_bytes) != wanted:
             raise TemplateError(
@@ -128,9 +140,12 @@ def read_config(data: bytes, digest: Digest) -> TemplateConfig:
             f"{name}: format {version} is newer than this release, which reads {FORMAT_VERSION}",
             hint=f"use a release of Metalcast that reads format {version}",
         )
-    if version != FORMAT_VERSION:
+    if version < OLDEST_VERSION:
         raise TemplateError(f"{name}: there is no format {version}")
-    return decode(data, TemplateConfig, name, CONFIG_MAX_BYTES)
+    config = decode(data, TemplateConfig, name, CONFIG_MAX_BYTES)
+    if version == 1 and (config.parent or config.holes):
+        raise TemplateError(f"{name}: format 1 has neither parent nor holes")
+    return config
 
 
 def _sorted_layers(manifest: Manifest, layout: Layout) -> dict[str, VolumeBlobs]:

@@ -9,7 +9,7 @@ from typing import Final
 import requests
 import urllib3
 
-from agent.stream.retry import Transient
+from agent.store.retry import Transient
 from agent.units import KiB
 
 PIECE_BYTES: Final = 256 * KiB

@@ -1,7 +1,7 @@
 """A client of an OCI Distribution registry: one repository, no redirects, no trust in headers.
 
 Small things (manifests, blobs) are retried here. A ranged read is one attempt: what to fetch again
-after a cut is known by whoever counts chunks. Uploads are retried in `agent.stream.upload`.
+after a cut is known by whoever counts chunks. Uploads are retried in `agent.store.upload`.
 """
 
 import re
@@ -25,8 +25,8 @@ from agent.model.template import (
     Descriptor,
     Digest,
 )
-from agent.stream.body import PIECE_BYTES, Body, Limits, root_reason
-from agent.stream.retry import Retry, Transient
+from agent.store.body import PIECE_BYTES, Body, Limits, root_reason
+from agent.store.retry import Retry, Transient
 
 _REASON_BYTES: Final = 2000
 _BUSY: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -237,7 +237,7 @@ class RegistryClient:
 
 @dataclass(slots=True)
 class BlobUpload:
-    """One blob being pushed. Single attempts; `agent.stream.upload` adds the patience."""
+    """One blob being pushed. Single attempts; `agent.store.upload` adds the patience."""
 
     client: RegistryClient
     location: str
