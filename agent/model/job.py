@@ -7,6 +7,7 @@ import msgspec
 
 from agent.model.event import Failure, Progress
 from agent.model.inventory import Inventory
+from agent.model.mirror import Mirror
 from agent.model.template import Digest, TemplateName
 from agent.model.wire import Value
 
@@ -208,6 +209,8 @@ class Claim(Value, frozen=True, kw_only=True):
     repository: TemplateName
     """Under the server's /v2/: where to pull from or push to."""
     server_time: str
+    mirrors: tuple[Mirror, ...] = ()
+    """Deploy: where else the template can be read."""
 
 
 class EventsAnswer(Value, frozen=True, kw_only=True):
