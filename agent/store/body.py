@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final
@@ -37,6 +38,8 @@ class Body:
         self._limits = limits
         self._waited = 0.0
         self._got = 0
+        self.failed: Callable[[Transient], None] | None = None
+        """Hears why the bytes ended too soon."""
 
     def __enter__(self) -> "Body":
         return self
@@ -56,6 +59,14 @@ class Body:
 
     def readinto(self, buffer: memoryview) -> None:
         """Fill `buffer`. Raises Transient if the bytes end, stall or trickle."""
+        try:
+            self._fill(buffer)
+        except Transient as error:
+            if self.failed:
+                self.failed(error)
+            raise
+
+    def _fill(self, buffer: memoryview) -> None:
         done = 0
         while done < len(buffer):
             piece = self.some(min(len(buffer) - done, PIECE_BYTES, self._left))
