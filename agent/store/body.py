@@ -40,6 +40,8 @@ class Body:
         self._got = 0
         self.failed: Callable[[Transient], None] | None = None
         """Hears why the bytes ended too soon."""
+        self.origin: object = None
+        """Whatever it came from, for whoever opened it."""
 
     def __enter__(self) -> "Body":
         return self

@@ -22,7 +22,7 @@ from agent.model.template import (
 from agent.store.auth import Door, TokenDoor
 from agent.store.body import Body, Limits
 from agent.store.retry import Retry, Transient
-from agent.store.source import blob_digest, check_manifest, check_reference
+from agent.store.source import RangeBody, blob_digest, check_manifest, check_reference
 from agent.store.web import Web
 
 
@@ -92,7 +92,7 @@ class RegistryClient:
         """Return whether the registry holds the blob."""
         return self.retry.call(lambda: self._web.has(f"{self.url}/blobs/{digest}"))
 
-    def blame(self, body: Body, error: AgentError) -> bool:
+    def blame(self, body: RangeBody, error: AgentError) -> bool:
         """There is no other source."""
         del body, error
         return False

@@ -2,12 +2,34 @@
 
 import re
 from hashlib import sha256
+from types import TracebackType
 from typing import Protocol
 
 from agent.errors import AgentError, ServerError, TemplateError
 from agent.model.template import DIGEST_PATTERN, TAG_PATTERN, Descriptor, Digest
-from agent.store.body import Body, Limits
+from agent.store.body import Limits
 from agent.store.retry import Retry
+
+
+class RangeBody(Protocol):
+    """A range of a blob, to be read."""
+
+    def __enter__(self) -> "RangeBody": ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+    def wake(self) -> None:
+        """End the wait of the thread that reads; for any other thread."""
+        ...
+
+    def readinto(self, buffer: memoryview) -> None:
+        """Fill `buffer`. Raises Transient if the bytes end, stall or trickle."""
+        ...
 
 
 class BlobSource(Protocol):
@@ -34,13 +56,13 @@ class BlobSource(Protocol):
         """Return a small blob whole. Raises TemplateError unless size and digest are right."""
         ...
 
-    def open_range(self, digest: Digest, offset: int, size: int, blob_bytes: int) -> Body:
+    def open_range(self, digest: Digest, offset: int, size: int, blob_bytes: int) -> RangeBody:
         """Return bytes `offset` to `offset + size` of a blob, to be read. One attempt."""
         ...
 
     def has_blob(self, digest: Digest) -> bool: ...
 
-    def blame(self, body: Body, error: AgentError) -> bool:
+    def blame(self, body: RangeBody, error: AgentError) -> bool:
         """Hear that what came in `body` was damaged; return whether another source is next."""
         ...
 

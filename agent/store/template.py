@@ -31,8 +31,8 @@ from agent.model.template import (
 )
 from agent.model.wire import decode
 from agent.store.index import read_index
-from agent.store.registry import RegistryClient
 from agent.store.retry import Transient, Tries
+from agent.store.source import BlobSource
 from agent.units import MiB
 
 _INDEX_IN_MEMORY: Final = 8 * MiB
@@ -57,7 +57,7 @@ class VolumeBlobs:
 class Template:
     """A template whose manifest and config have been verified and understood."""
 
-    client: RegistryClient
+    client: BlobSource
     digest: Digest
     manifest: Manifest
     config: TemplateConfig
@@ -101,7 +101,7 @@ class Template:
         return head, entries
 
 
-def open_template(client: RegistryClient, digest: Digest) -> Template:
+def open_template(client: BlobSource, digest: Digest) -> Template:
     """Return the template that `digest` (or a tag) names.
 
     Verified: the manifest against its digest, the config against the manifest, the types and
@@ -194,7 +194,7 @@ class VerifiedBlob:
     a digest of each piece on the side, then piece by piece, each compared with the first time.
     """
 
-    client: RegistryClient
+    client: BlobSource
     blob: Descriptor
     _pieces: list[bytes] = field(default_factory=list)
     _digests: list[bytes] = field(default_factory=list)

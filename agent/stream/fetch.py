@@ -9,10 +9,9 @@ from typing import Final
 
 from agent.errors import ChunkCorrupt
 from agent.model.template import CHUNK_BYTES, Descriptor, IndexEntry
-from agent.store.body import Body
 from agent.store.pack import MAX_STORED_BYTES, Decoder
-from agent.store.registry import RegistryClient
 from agent.store.retry import Retry, Transient, Tries
+from agent.store.source import BlobSource, RangeBody
 from agent.store.template import VolumeBlobs
 from agent.stream.progress import Stages
 from agent.stream.pump import Pump
@@ -78,7 +77,7 @@ def content_bytes(entry: IndexEntry) -> int:
 class Lane:
     """One connection and its buffers: gives the content of stored chunks. For one thread."""
 
-    def __init__(self, client: RegistryClient, stages: Stages, pump: Pump) -> None:
+    def __init__(self, client: BlobSource, stages: Stages, pump: Pump) -> None:
         self._client = client
         self._stages = stages
         self._pump = pump
@@ -96,8 +95,8 @@ class Lane:
     def contents(self, run: ChunkRun) -> Iterator[tuple[IndexEntry, memoryview]]:
         """Yield each chunk of `run` with its content, good until the next is asked for.
 
-        A cut costs the chunk that was on its way. A damaged chunk is fetched once more before
-        ChunkCorrupt names it.
+        A cut costs the chunk that was on its way. A damaged chunk is fetched once more, from
+        the next source if there are several, before ChunkCorrupt names it.
         """
         assert run.pack is not None
         tries = Tries(self._retry)
@@ -118,6 +117,8 @@ class Lane:
                 self._pump.check()
                 tries.failed(error)
             except ChunkCorrupt as error:
+                if self._client.blame(body, error):
+                    continue  # another source has it
                 if again:
                     entry = run.entries[at]
                     raise ChunkCorrupt(
@@ -127,14 +128,14 @@ class Lane:
                     ) from error
                 again = True
 
-    def _open(self, pack: Descriptor, entries: tuple[IndexEntry, ...]) -> Body:
+    def _open(self, pack: Descriptor, entries: tuple[IndexEntry, ...]) -> RangeBody:
         self._pump.check()
         first, last = entries[0], entries[-1]
         size = last.offset + last.stored_bytes - first.offset
         with self._stages.timed("fetch"):
             return self._client.open_range(pack.digest, first.offset, size, pack.size)
 
-    def _chunk(self, body: Body, entry: IndexEntry) -> memoryview:
+    def _chunk(self, body: RangeBody, entry: IndexEntry) -> memoryview:
         stored = self._stored[: entry.stored_bytes]
         self._pump.check()
         started = time.monotonic()
