@@ -18,7 +18,8 @@ from agent.planning.capture import plan_capture, template_config
 from agent.planning.hints import pick_disk
 from agent.planning.review import render_capture
 from agent.report import now
-from agent.stream.capture import VolumeSource, capture_template
+from agent.stream.capture import capture_template
+from agent.stream.chunks import VolumeSource
 from agent.stream.usedmap import used_extents
 from agent.system import block
 from agent.system.command import Runner

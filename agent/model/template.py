@@ -72,6 +72,7 @@ class IndexHead(Value, frozen=True, kw_only=True):
     chunks: Annotated[int, msgspec.Meta(ge=0, le=2**40)]
     """How many entries follow."""
     content_digest: str = "sha256"
+    """The algorithm of both digests: `sha256`, or from format 2 on `blake3`."""
 
 
 class IndexEntry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -86,8 +87,8 @@ class IndexEntry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     pack: Annotated[int, msgspec.Meta(ge=-1, le=2**20)]
     offset: Bytes
     stored_bytes: Bytes
-    stored_sha256: Hex | None
-    content_sha256: Hex
+    stored_digest: Hex | None
+    content_digest: Hex
 
 
 class Firmware(StrEnum):

@@ -19,6 +19,7 @@ from agent.model.template import (
     IndexEntry,
     IndexHead,
 )
+from agent.store.digests import CHUNK_DIGESTS
 from agent.store.pack import MAX_STORED_BYTES, MAX_WINDOW_BYTES
 from agent.units import MiB
 
@@ -65,7 +66,8 @@ def read_index(
         _refuse(name, 1, f"there is no format {head.format}")
     if head.chunk_bytes != CHUNK_BYTES:
         _refuse(name, 1, f"chunks of {head.chunk_bytes} bytes, not {CHUNK_BYTES}")
-    if head.content_digest != "sha256":
+    known = CHUNK_DIGESTS if head.format > 1 else ("sha256",)
+    if head.content_digest not in known:
         _refuse(name, 1, f"unknown content digest {head.content_digest!r}")
     if head.chunks > -(-head.volume_bytes // CHUNK_BYTES):
         _refuse(name, 1, f"{head.chunks} chunks do not fit in {head.volume_bytes} bytes")
@@ -141,10 +143,10 @@ class _Rules:
 
     def _place(self, entry: IndexEntry) -> str | None:
         if entry.pack == _ZERO_PACK:
-            if entry.offset or entry.stored_bytes or entry.stored_sha256 is not None:
+            if entry.offset or entry.stored_bytes or entry.stored_digest is not None:
                 return "a chunk of zeros has no place in a pack"
             return None
-        if entry.stored_sha256 is None:
+        if entry.stored_digest is None:
             return "a stored chunk has a digest"
         if not 0 < entry.stored_bytes <= MAX_STORED_BYTES:
             return f"{entry.stored_bytes} stored bytes, at most {MAX_STORED_BYTES} may be"

@@ -19,6 +19,8 @@ _RLE_BLOCK: Final = 1
 _RESERVED_BLOCK: Final = 3
 _CHECKSUM_BYTES: Final = 4
 
+_PACKS: Final = 8192
+
 Bytes = bytes | bytearray | memoryview
 
 
@@ -130,6 +132,15 @@ class BlobWriter:
         data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
         self._pieces, self._waiting = [], 0
         self._upload.append(data)
+
+
+def pack_target_bytes(used_bytes: int) -> int:
+    """Return where a pack ends, so that a manifest has room for the packs of `used_bytes`.
+
+    256 MiB up to 2 TiB; beyond, as large as 8192 packs need, in whole MiB, at most 4 GiB.
+    """
+    fair = -(-used_bytes // _PACKS // MiB) * MiB
+    return min(max(PACK_TARGET_BYTES, fair), PACK_MAX_BYTES - 2 * CHUNK_BYTES)
 
 
 class PackWriter:

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from agent.errors import ServerError
 from agent.model.template import Digest
@@ -20,8 +21,14 @@ class ResumedUpload:
     that is an error.
     """
 
-    def __init__(self, client: RegistryClient, replay: Replay | None = None) -> None:
+    def __init__(
+        self,
+        client: RegistryClient,
+        replay: Replay | None = None,
+        sleep: Callable[[float], None] | None = None,
+    ) -> None:
         self._client = client
+        self._retry = replace(client.retry, sleep=sleep) if sleep else client.retry
         self._replay = replay
         self._upload: BlobUpload | None = None
         self._acknowledged = 0
@@ -32,7 +39,11 @@ class ResumedUpload:
 
     def finish(self, digest: Digest) -> None:
         """Close the blob under its digest. A blob that is there already is good."""
-        tries = Tries(self._client.retry)
+        self._finish(digest)
+        self._upload = self._replay = None
+
+    def _finish(self, digest: Digest) -> None:
+        tries = Tries(self._retry)
         while True:
             try:
                 if self._upload is None:
@@ -57,7 +68,7 @@ class ResumedUpload:
                 self._upload.cancel()
 
     def _send(self, data: bytes) -> None:
-        tries = Tries(self._client.retry)
+        tries = Tries(self._retry)
         rest = data
         while rest:
             try:
@@ -78,7 +89,7 @@ class ResumedUpload:
         if self._acknowledged == 0:
             self._upload = None  # nothing is lost by beginning again
             return rest
-        held = self._client.retry.call(self._upload.offset)
+        held = self._retry.call(self._upload.offset)
         got = -1 if held is None else held - self._acknowledged
         if 0 <= got <= len(rest):
             self._acknowledged += got

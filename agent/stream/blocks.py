@@ -6,7 +6,6 @@ import mmap
 import os
 import struct
 from collections.abc import Iterable, Sequence
-from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
 from typing import Final
@@ -95,11 +94,13 @@ class DiskFile:
 
     def write_zeros(self, extent: Extent, zeros: memoryview) -> None:
         """Make `extent` read as zeros. `zeros` is an aligned buffer of CHUNK_BYTES of them."""
-        if self.is_block_device and self.is_aligned((extent,)):
+        if self.is_aligned((extent,)):
             try:
-                fcntl.ioctl(
-                    self._direct, _BLKZEROOUT, struct.pack("QQ", extent.offset, extent.size)
-                )
+                if self.is_block_device:
+                    where = struct.pack("QQ", extent.offset, extent.size)
+                    fcntl.ioctl(self._direct, _BLKZEROOUT, where)
+                else:
+                    block.punch_hole(self._direct, extent)
             except OSError as error:
                 if error.errno not in _CANNOT:
                     raise self._write_failed(extent.offset, error) from error
@@ -231,11 +232,3 @@ def overlap(one: Extent, other: Extent) -> Extent | None:
     """Return the bytes that both have, if any."""
     start, end = max(one.offset, other.offset), min(one.end, other.end)
     return Extent(start, end - start) if start < end else None
-
-
-def zeros_sha256(size: int) -> str:
-    """Return the SHA-256 of `size` zeros."""
-    return _ZERO_CHUNK if size == CHUNK_BYTES else sha256(bytes(size)).hexdigest()
-
-
-_ZERO_CHUNK: Final = sha256(bytes(CHUNK_BYTES)).hexdigest()

@@ -1,18 +1,16 @@
 """Volumes into a template: read, compress, upload. The source is only ever opened for reading."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from hashlib import sha256
-from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from agent.errors import AgentError
 from agent.model import wire
-from agent.model.layout import Volume
 from agent.model.template import (
     ARTIFACT_TYPE,
     CHUNK_BYTES,
@@ -22,7 +20,6 @@ from agent.model.template import (
     INDEX_TYPE,
     MANIFEST_MAX_BYTES,
     MANIFEST_TYPE,
-    PACK_TARGET_BYTES,
     PACK_TYPE,
     VOLUME_ANNOTATION,
     Descriptor,
@@ -33,37 +30,26 @@ from agent.model.template import (
     TemplateConfig,
 )
 from agent.report import Report, silent
+from agent.store.digests import CHUNK_DIGESTS, DIGEST, zeros_digest
 from agent.store.index import IndexWriter
-from agent.store.pack import BlobWriter, Encoder, PackWriter
+from agent.store.pack import BlobWriter, Encoder, PackWriter, pack_target_bytes
 from agent.store.registry import RegistryClient
+from agent.store.template import Template
 from agent.store.upload import ResumedUpload
-from agent.stream.blocks import ChunkReader, DiskFile, overlap, zeros_sha256
+from agent.stream.blocks import ChunkReader, DiskFile
+from agent.stream.chunks import Chunk, VolumeSource, chunks_of, count_chunks
+from agent.stream.courier import Courier
+from agent.stream.levels import Levels
+from agent.stream.parent import ParentVolume, parent_volume
 from agent.stream.progress import Meter, Stages
 from agent.stream.pump import Pump, in_order
-from agent.units import Extent
 
 _AHEAD: Final = 2
-"""Chunks that may be ready and wait for the upload, beside those that lanes work on."""
+"""Chunks that may be ready and wait their turn, beside those that lanes work on."""
+_MOST_LANES: Final = 8
 _HEAVY_LEVEL: Final = 13
 """From this level on zstd itself needs tens of megabytes a thread."""
-_LAYER_JSON_BYTES: Final = 240
 _PROBE_BYTES: Final = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class VolumeSource:
-    """A volume to capture: its data is on `device`, from `offset_bytes` on.
-
-    `used` (ascending, relative to the volume, iterated more than once) says what is stored;
-    `blank` is stored as zeros instead of what is there: files of one machine only.
-    """
-
-    volume: Volume
-    device: Path
-    offset_bytes: int
-    used: Sequence[Extent]
-    blank: tuple[Extent, ...] = ()
-    serial: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +58,7 @@ class CapturedVolume:
 
     layers: tuple[Descriptor, ...]
     used_bytes: int
-    stored_bytes: int
+    uploaded_bytes: int
     chunks: int
 
 
@@ -84,21 +70,11 @@ class Captured:
     manifest_bytes: bytes
     config: TemplateConfig
     stored_bytes: int
+    """What the template takes, with what it shares with its parent."""
+    uploaded_bytes: int
     used_bytes: int
     stage_seconds: dict[str, float]
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """What is to be read for one chunk."""
-
-    number: int
-    extents: tuple[Extent, ...]
-    blank: tuple[Extent, ...] = ()
-
-    @property
-    def size(self) -> int:
-        return sum(run.size for run in self.extents)
+    bottleneck: str | None
 
 
 def capture_template(
@@ -108,15 +84,19 @@ def capture_template(
     report: Report = silent,
     *,
     tag: str,
-    level: int = 3,
+    level: int | None = 3,
     lanes: int | None = None,
-    pack_bytes: int = PACK_TARGET_BYTES,
+    pack_bytes: int | None = None,
+    parent: Template | None = None,
+    confirm: Callable[[], None] = lambda: None,
 ) -> Captured:
     """Push a template: packs and index of each volume, then the config, the manifest last.
 
-    The used bytes of each volume in `config` become what was found. Before the manifest is
-    there, the template does not exist: nothing lists it. `report` is called by this thread
-    only; what it raises ends the capture.
+    The used bytes of each volume in `config` become what was found. Chunks that `parent`, a
+    template of the same repository, holds at the same place are taken over from it. Without a
+    `level`, it follows the speed of the upload. Before the manifest is there, the template does
+    not exist: nothing lists it; `confirm` is called before that and may raise. `report` is called
+    by this thread only; what it raises ends the capture.
 
     Raises DiskError (disk, serial, offset) and ServerError.
     """
@@ -124,28 +104,23 @@ def capture_template(
     stages = Stages()
     total = sum(run.size for source in sources for run in source.used)
     meter = Meter("capture", total, report, stages)
+    target = pack_target_bytes(total) if pack_bytes is None else pack_bytes
     layers: list[Descriptor] = []
     used: dict[str, int] = {}
-    stored = 0
+    uploaded = 0
     for source in sources:
         packs = sum(layer.media_type == PACK_TYPE for layer in layers)
-        done = capture_volume(
-            client,
-            source,
-            packs,
-            meter,
-            level=level,
-            lanes=lanes,
-            pack_bytes=pack_bytes,
-            layers_before=len(layers),
-        )
+        known = parent_volume(parent, source.volume.id)
+        work = _Volume(client, source, packs, meter, known, target, level, lanes)
+        done = work.capture()
         layers += done.layers
         used[source.volume.id] = done.used_bytes
-        stored += done.stored_bytes
-    config = _with_used(config, used)
+        uploaded += done.uploaded_bytes
+    config = _with_used(config, used, parent)
     config_bytes = wire.encode(config)
     if len(config_bytes) > CONFIG_MAX_BYTES:
         raise AgentError(f"the recorded configuration has {len(config_bytes)} bytes")
+    confirm()
     manifest = Manifest(
         schema_version=2,
         media_type=MANIFEST_TYPE,
@@ -154,204 +129,216 @@ def capture_template(
         layers=tuple(layers),
     )
     data = wire.encode(manifest)
+    if len(data) > MANIFEST_MAX_BYTES:
+        raise AgentError(
+            f"the manifest names {len(layers)} blobs and has {len(data)} bytes, "
+            f"{MANIFEST_MAX_BYTES} may be",
+            hint="capture without a parent, or the disks one by one",
+        )
     with stages.timed("upload"):
         digest = client.put_manifest(data, tag)
     meter.tick(final=True)
-    return Captured(digest, data, config, stored, sum(used.values()), stages.seconds)
-
-
-def capture_volume(
-    client: RegistryClient,
-    source: VolumeSource,
-    first_pack: int,
-    meter: Meter,
-    *,
-    level: int = 3,
-    lanes: int | None = None,
-    pack_bytes: int = PACK_TARGET_BYTES,
-    layers_before: int = 0,
-) -> CapturedVolume:
-    """Push the packs of one volume, then its index. `first_pack` is its first pack's number."""
-    cores = len(os.sched_getaffinity(0))
-    count = lanes or min(cores if level >= _HEAVY_LEVEL else cores + 1, 6)
-    head = IndexHead(
-        format=FORMAT_VERSION,
-        volume=source.volume.id,
-        volume_bytes=source.volume.size_bytes,
-        chunk_bytes=CHUNK_BYTES,
-        chunks=sum(1 for _ in chunks_of(source)),
+    return Captured(
+        digest=digest,
+        manifest_bytes=data,
+        config=config,
+        stored_bytes=sum(layer.size for layer in layers),
+        uploaded_bytes=uploaded,
+        used_bytes=sum(used.values()),
+        stage_seconds=stages.seconds,
+        bottleneck=stages.bottleneck,
     )
-    with DiskFile(source.device, serial=source.serial) as disk:
-        work = _Capture(client, source, disk, first_pack, meter, level)
-        index = work.blob()
-        writer = IndexWriter(index, head)
-        packs = PackWriter(work.start_pack, work.finish_pack, pack_bytes)
-        pump = Pump()
-        try:
-            with closing(
-                in_order(pump, chunks_of(source), work.lane, lanes=count, ahead=count + _AHEAD)
-            ) as read:
-                for chunk, content_digest, stored in read:
-                    writer.add(work.place(chunk, content_digest, stored, packs))
-                    meter.add(chunk.size)
-                    meter.tick()
-                    _check_manifest(layers_before + len(work.packs))
-            with meter.stages.timed("upload"):
-                packs.close()
-                writer.close()
-                layer = index.finish(INDEX_TYPE, work.annotations)
-        except BaseException:
-            work.cancel()
-            raise
-    layers = (layer, *work.packs)
-    return CapturedVolume(layers, work.used_bytes, sum(item.size for item in layers), head.chunks)
 
 
-def chunks_of(source: VolumeSource) -> Iterator[Chunk]:
-    """Yield the chunks that the used extents of `source` touch, in order.
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """What a lane makes of a chunk: its digests and its frame, unless nothing is to be sent."""
 
-    Raises AgentError unless the extents ascend and lie inside the volume. Those that touch
-    become one.
-    """
-    blanks: dict[int, list[Extent]] = {}
-    for blank in source.blank:
-        for number in range(blank.offset // CHUNK_BYTES, (blank.end - 1) // CHUNK_BYTES + 1):
-            blanks.setdefault(number, []).append(blank)
-    number = -1
-    runs: list[Extent] = []
-    for piece in _pieces(source):
-        if piece.offset // CHUNK_BYTES != number:
-            if runs:
-                yield Chunk(number, tuple(runs), tuple(blanks.get(number, ())))
-            number, runs = piece.offset // CHUNK_BYTES, []
-        if runs and runs[-1].end == piece.offset:
-            runs[-1] = Extent(runs[-1].offset, runs[-1].size + piece.size)
-        else:
-            runs.append(piece)
-    if runs:
-        yield Chunk(number, tuple(runs), tuple(blanks.get(number, ())))
+    chunk: Chunk
+    content_digest: str
+    stored: bytes | None = None
+    stored_digest: str | None = None
+    level: int = 0
+    known: IndexEntry | None = None
+    """The parent's entry for the very same content."""
 
 
-def _pieces(source: VolumeSource) -> Iterator[Extent]:
-    """Yield the used extents, cut where a chunk ends."""
-    before = 0
-    for run in source.used:
-        if run.offset < before or run.end > source.volume.size_bytes:
-            raise AgentError(
-                f"the used extents of {source.volume.id} are not in order, or not inside it: "
-                f"{run.offset}+{run.size}"
-            )
-        before = run.end
-        offset = run.offset
-        while offset < run.end:
-            end = min(run.end, (offset // CHUNK_BYTES + 1) * CHUNK_BYTES)
-            yield Extent(offset, end - offset)
-            offset = end
-
-
-Read = tuple[Chunk, str, bytes | None]
-"""A chunk, the digest of its content, and its frame, or None if it is all zeros."""
-
-
-class _Capture:
-    """What the lanes and the upload of one volume share."""
+class _Volume:
+    """The capture of one volume. `first_pack` is the number that its first pack gets."""
 
     def __init__(
         self,
         client: RegistryClient,
         source: VolumeSource,
-        disk: DiskFile,
         first_pack: int,
         meter: Meter,
-        level: int,
+        parent: ParentVolume | None,
+        pack_bytes: int,
+        level: int | None,
+        lanes: int | None,
     ) -> None:
-        self.annotations = {VOLUME_ANNOTATION: source.volume.id}
-        self.packs: list[Descriptor] = []
-        self.used_bytes = 0
+        cores = len(os.sched_getaffinity(0))
+        heavy = level is not None and level >= _HEAVY_LEVEL
+        self._lanes = lanes or min(cores if heavy else cores + 1, _MOST_LANES)
         self._client = client
         self._source = source
-        self._disk = disk
-        self._first_pack = first_pack
+        self._meter = meter
         self._stages = meter.stages
-        self._level = level
-        self._in_pack: list[Chunk] = []
-        self._open: list[BlobWriter] = []
+        self._parent = parent
+        self._algorithm = parent.digest if parent else DIGEST
+        self._digest = CHUNK_DIGESTS[self._algorithm]
+        self._levels = Levels(level, self._lanes)
+        self._courier = Courier(self._stages)
+        self._packs = PackWriter(self._start_pack, self._finish_pack, pack_bytes)
+        self._annotations = {VOLUME_ANNOTATION: source.volume.id}
+        self._number = first_pack
+        """The number that the next pack gets: packs count in the order of their first use."""
+        self._layers: dict[int, Descriptor] = {}
+        self._taken_over: dict[int, int] = {}
+        """Packs of the parent that are in use: their number there → their number here."""
+        self._begun: list[BlobWriter] = []
+        self._in_pack: list[tuple[Chunk, int]] = []
+        self._own = -1
 
-    def lane(self) -> Callable[[Chunk], Read]:
-        """Return a function for one thread that reads and compresses one chunk."""
-        reader = ChunkReader(self._disk, self._source.offset_bytes)
-        encoder = Encoder(self._level)
+    def capture(self) -> CapturedVolume:
+        head = IndexHead(
+            format=FORMAT_VERSION,
+            volume=self._source.volume.id,
+            volume_bytes=self._source.volume.size_bytes,
+            chunk_bytes=CHUNK_BYTES,
+            chunks=count_chunks(self._source),
+            content_digest=self._algorithm,
+        )
+        used = 0
+        with DiskFile(self._source.device, serial=self._source.serial) as disk:
+            try:
+                index = self._blob(ResumedUpload(self._client, sleep=self._courier.pause))
+                writer = IndexWriter(index, head)
+                for read in self._reads(disk):
+                    writer.add(self._place(read))
+                    used += read.chunk.size
+                    self._meter.add(read.chunk.size)
+                    self._meter.tick()
+                self._packs.close()
+                writer.close()
+                layer = index.finish(INDEX_TYPE, self._annotations)
+                self._courier.close(self._meter.tick)
+            except BaseException:
+                self._courier.stop()
+                for blob in self._begun:
+                    blob.cancel()
+                raise
+        packs = tuple(self._layers[number] for number in sorted(self._layers))
+        inherited = set(self._taken_over.values())
+        own = (pack.size for number, pack in self._layers.items() if number not in inherited)
+        return CapturedVolume((layer, *packs), used, layer.size + sum(own), head.chunks)
 
-        def work(chunk: Chunk) -> Read:
-            with self._stages.timed("read"):
-                content = reader.read(chunk.extents)
-                _blank(chunk, content)
-            with self._stages.timed("hash"):
-                digest = sha256(content).hexdigest()
-                if _is_zero(content, digest):
-                    return chunk, digest, None
-            with self._stages.timed("compress"):
-                return chunk, digest, encoder.encode(content)
+    def _reads(self, disk: DiskFile) -> Iterator[_Read]:
+        """Yield what the lanes make of each chunk, in order; let the level follow the balance."""
+        make = self._lane_on(disk)
+        ahead = self._lanes + _AHEAD
+        with closing(
+            in_order(Pump(), self._chunks(), make, lanes=self._lanes, ahead=ahead)
+        ) as all_:
+            while True:
+                asked, behind = time.monotonic(), self._courier.waited_s
+                read = next(all_, None)
+                if read is None:
+                    return
+                now = time.monotonic()
+                yield read
+                self._levels.waited(
+                    now, for_lanes=now - asked, for_upload=self._courier.waited_s - behind
+                )
 
-        return work
+    def _chunks(self) -> Iterator[tuple[Chunk, IndexEntry | None]]:
+        for chunk in chunks_of(self._source):
+            yield chunk, self._parent.at(chunk.number) if self._parent else None
 
-    def place(
-        self, chunk: Chunk, digest: str, stored: bytes | None, packs: PackWriter
-    ) -> IndexEntry:
-        """Put a chunk into the open pack; return its line of the index."""
+    def _lane_on(
+        self, disk: DiskFile
+    ) -> Callable[[], Callable[[tuple[Chunk, IndexEntry | None]], _Read]]:
+        """Return what makes the work of one thread: read a chunk, digest and compress it."""
+
+        def make() -> Callable[[tuple[Chunk, IndexEntry | None]], _Read]:
+            reader = ChunkReader(disk, self._source.offset_bytes)
+            encoders: dict[int, Encoder] = {}
+
+            def work(item: tuple[Chunk, IndexEntry | None]) -> _Read:
+                chunk, known = item
+                with self._stages.timed("read"):
+                    content = reader.read(chunk.extents)
+                    chunk.make_blank(content)
+                with self._stages.timed("hash"):
+                    digest = self._digest(content)
+                    if not any(content[:_PROBE_BYTES]) and digest == zeros_digest(
+                        self._algorithm, len(content)
+                    ):
+                        return _Read(chunk, digest)
+                if known and known.content_digest == digest and known.pack >= 0:
+                    return _Read(chunk, digest, known=known)
+                level = self._levels.level
+                if level not in encoders:
+                    encoders.clear()
+                    encoders[level] = Encoder(level)
+                with self._stages.timed("compress"):
+                    stored = encoders[level].encode(content)
+                with self._stages.timed("hash"):
+                    return _Read(chunk, digest, stored, self._digest(stored), level)
+
+            return work
+
+        return make
+
+    def _place(self, read: _Read) -> IndexEntry:
+        """Find a place for a chunk in a pack, and let it be sent; return its line of the index."""
+        chunk, content = read.chunk, read.content_digest
         extents = tuple((run.offset, run.size) for run in chunk.extents)
-        self.used_bytes += chunk.size
-        if stored is None:
-            return IndexEntry(chunk.number, extents, -1, 0, 0, None, digest)
-        self._in_pack.append(chunk)
-        pack = self._first_pack + len(self.packs)
-        with self._stages.timed("hash"):
-            stored_digest = sha256(stored).hexdigest()
-        with self._stages.timed("upload"):
-            offset = packs.add(stored)
-        return IndexEntry(chunk.number, extents, pack, offset, len(stored), stored_digest, digest)
+        if read.known:
+            pack = self._take_over(read.known.pack)
+            return msgspec.structs.replace(read.known, extents=extents, pack=pack)
+        if read.stored is None:
+            return IndexEntry(chunk.number, extents, -1, 0, 0, None, content)
+        self._in_pack.append((chunk, read.level))
+        size = len(read.stored)
+        offset, pack = self._packs.add(read.stored), self._own
+        return IndexEntry(chunk.number, extents, pack, offset, size, read.stored_digest, content)
 
-    def blob(self) -> BlobWriter:
-        writer = BlobWriter(ResumedUpload(self._client))
-        self._open.append(writer)
+    def _take_over(self, theirs: int) -> int:
+        assert self._parent is not None
+        if theirs not in self._taken_over:
+            self._taken_over[theirs] = number = self._next_number()
+            self._layers[number] = self._parent.pack(theirs)
+        return self._taken_over[theirs]
+
+    def _next_number(self) -> int:
+        self._number += 1
+        return self._number - 1
+
+    def _blob(self, upload: ResumedUpload) -> BlobWriter:
+        writer = BlobWriter(self._courier.carry(upload))
+        self._begun.append(writer)
         return writer
 
-    def start_pack(self) -> BlobWriter:
-        writer = BlobWriter(ResumedUpload(self._client, self._replay))
-        self._open.append(writer)
-        return writer
+    def _start_pack(self) -> BlobWriter:
+        self._own = self._next_number()
+        inside = self._in_pack
+        return self._blob(
+            ResumedUpload(self._client, lambda: self._replay(inside), self._courier.pause)
+        )
 
-    def finish_pack(self, pack: BlobWriter) -> None:
-        self.packs.append(pack.finish(PACK_TYPE, self.annotations))
-        self._open.remove(pack)
-        self._in_pack.clear()
+    def _finish_pack(self, pack: BlobWriter) -> None:
+        self._layers[self._own] = pack.finish(PACK_TYPE, self._annotations)
+        self._in_pack = []
 
-    def cancel(self) -> None:
-        for blob in self._open:
-            blob.cancel()
-
-    def _replay(self) -> Iterator[bytes]:
-        """Make the frames of the open pack once more: the source is still as it was."""
-        work = self.lane()
-        for chunk in tuple(self._in_pack):
-            _, _, stored = work(chunk)
-            assert stored is not None
-            yield stored
-
-
-def _blank(chunk: Chunk, content: memoryview) -> None:
-    """Zero the blank parts of a chunk's content."""
-    for hole in chunk.blank:
-        at = 0
-        for run in chunk.extents:
-            if common := overlap(run, hole):
-                start = at + common.offset - run.offset
-                content[start : start + common.size] = bytes(common.size)
-            at += run.size
-
-
-def _is_zero(content: memoryview, digest: str) -> bool:
-    return not any(content[:_PROBE_BYTES]) and digest == zeros_sha256(len(content))
+    def _replay(self, inside: list[tuple[Chunk, int]]) -> Iterator[bytes]:
+        """Make the frames of a pack once more: the source is still as it was."""
+        with DiskFile(self._source.device, serial=self._source.serial) as disk:
+            reader = ChunkReader(disk, self._source.offset_bytes)
+            for chunk, level in tuple(inside):
+                content = reader.read(chunk.extents)
+                chunk.make_blank(content)
+                yield Encoder(level).encode(content)
 
 
 def _push(client: RegistryClient, data: bytes, media_type: str) -> Descriptor:
@@ -360,18 +347,13 @@ def _push(client: RegistryClient, data: bytes, media_type: str) -> Descriptor:
     return writer.finish(media_type, {})
 
 
-def _check_manifest(layers: int) -> None:
-    if layers * _LAYER_JSON_BYTES > MANIFEST_MAX_BYTES:
-        raise AgentError(
-            f"more than {layers} packs do not fit into a manifest of {MANIFEST_MAX_BYTES} bytes",
-            hint="capture the disks one by one, or with a higher compression level",
-        )
-
-
-def _with_used(config: TemplateConfig, used: dict[str, int]) -> TemplateConfig:
+def _with_used(
+    config: TemplateConfig, used: dict[str, int], parent: Template | None
+) -> TemplateConfig:
     volumes = tuple(
         msgspec.structs.replace(volume, used_bytes=used.get(volume.id, volume.used_bytes))
         for volume in config.layout.volumes
     )
     layout = msgspec.structs.replace(config.layout, volumes=volumes)
-    return msgspec.structs.replace(config, layout=layout)
+    digest = parent.digest if parent else None
+    return msgspec.structs.replace(config, layout=layout, parent=digest)

@@ -2,13 +2,14 @@
 
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from hashlib import sha256
+from itertools import groupby
 from typing import Final
 
 from agent.errors import ChunkCorrupt
 from agent.model.template import CHUNK_BYTES, Descriptor, IndexEntry
+from agent.store.digests import ChunkDigest
 from agent.store.pack import MAX_STORED_BYTES, Decoder
 from agent.store.retry import Retry, Transient, Tries
 from agent.store.source import BlobSource, RangeBody
@@ -28,6 +29,11 @@ class ChunkRun:
 
     pack: Descriptor | None
     entries: tuple[IndexEntry, ...]
+
+    def parts(self, wanted: Callable[[IndexEntry], bool]) -> tuple["ChunkRun", ...]:
+        """Return the runs that are left when only the `wanted` chunks are kept."""
+        groups = groupby(self.entries, wanted)
+        return tuple(ChunkRun(self.pack, tuple(group)) for is_wanted, group in groups if is_wanted)
 
 
 def in_runs(entries: Iterable[IndexEntry], blobs: VolumeBlobs) -> Iterator[ChunkRun]:
@@ -77,8 +83,9 @@ def content_bytes(entry: IndexEntry) -> int:
 class Lane:
     """One connection and its buffers: gives the content of stored chunks. For one thread."""
 
-    def __init__(self, client: BlobSource, stages: Stages, pump: Pump) -> None:
+    def __init__(self, client: BlobSource, digest: ChunkDigest, stages: Stages, pump: Pump) -> None:
         self._client = client
+        self._digest = digest
         self._stages = stages
         self._pump = pump
         self._retry = Retry(
@@ -143,7 +150,7 @@ class Lane:
         self.fetched_bytes += len(stored)
         fetched = time.monotonic()
         self._stages.add("fetch", fetched - started)
-        if sha256(stored).hexdigest() != entry.stored_sha256:
+        if self._digest(stored) != entry.stored_digest:
             raise ChunkCorrupt("does not have the digest that the index gives")
         verified = time.monotonic()
         self._stages.add("verify", verified - fetched)
@@ -154,4 +161,4 @@ class Lane:
 
 
 def _short(entry: IndexEntry) -> str:
-    return (entry.stored_sha256 or "")[:12]
+    return (entry.stored_digest or "")[:12]

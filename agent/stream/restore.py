@@ -1,4 +1,4 @@
-"""A volume out of a template onto a disk: fetch, verify, unpack, write."""
+"""A volume out of a template onto a disk: fetch, verify, unpack, write; or find it there."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,8 +7,9 @@ from pathlib import Path
 from agent.errors import TemplateError
 from agent.model.template import IndexEntry
 from agent.report import Report, silent
+from agent.store.digests import CHUNK_DIGESTS
 from agent.store.template import Template
-from agent.stream.blocks import ChunkWriter, DiskFile, overlap, without
+from agent.stream.blocks import ChunkReader, ChunkWriter, DiskFile, overlap, without
 from agent.stream.fetch import (
     ChunkRun,
     Lane,
@@ -19,6 +20,7 @@ from agent.stream.fetch import (
 )
 from agent.stream.progress import Meter, Stages
 from agent.stream.pump import Conduit, Pump
+from agent.stream.reuse import Look, Odds
 from agent.units import Extent
 
 
@@ -29,6 +31,8 @@ class Restored:
     chunks: int
     bytes_written: int
     bytes_fetched: int
+    bytes_kept: int
+    """What the disk held already."""
     withheld: dict[Extent, bytes]
     stage_seconds: dict[str, float]
 
@@ -46,10 +50,11 @@ def restore_volume(
 ) -> Restored:
     """Write the data of a volume to `disk`, the volume beginning at `offset_bytes` of it.
 
-    Each chunk is verified before a byte of it is unpacked, and written at once. On return all is
-    on the medium (fsync). The ranges `withhold`, relative to the volume, are not written but
-    returned, unused bytes as zeros. `report` is called by this thread only; what it raises ends
-    the restore. After any error no thread writes any more.
+    Each chunk is verified before a byte of it is unpacked, and written at once. A chunk that the
+    disk holds already is left as it is. On return all is on the medium (fsync). The ranges
+    `withhold`, relative to the volume, are not written but returned, unused bytes as zeros.
+    `report` is called by this thread only; what it raises ends the restore. After any error no
+    thread writes any more.
 
     Raises DiskError (disk, serial, offset), ChunkCorrupt, TemplateError, ServerError.
     """
@@ -72,6 +77,7 @@ def restore_volume(
         pump = Pump()
         runs: Conduit[ChunkRun] = Conduit(pump, limit=4)
         count = default_lanes() if lanes is None else lanes
+        digest, odds = CHUNK_DIGESTS[head.content_digest], Odds()
 
         def dispatch() -> None:
             for run in in_runs(entries, template.data_of(volume_id)):
@@ -81,10 +87,11 @@ def restore_volume(
         made: list[Lane] = []
 
         def lane() -> None:
-            mine = Lane(template.client, stages, pump)
+            mine = Lane(template.client, digest, stages, pump)
+            look = Look(ChunkReader(target, offset_bytes), digest, odds, stages)
             made.append(mine)
             for run in runs:
-                work.restore(run, mine)
+                work.restore(run, mine, look)
 
         pump.start("index", dispatch)
         for number in range(count):
@@ -101,6 +108,7 @@ def restore_volume(
         chunks=work.chunks,
         bytes_written=work.bytes_written,
         bytes_fetched=sum(lane.fetched_bytes for lane in made),
+        bytes_kept=work.bytes_kept,
         withheld={run: bytes(kept) for run, kept in work.withheld.items()},
         stage_seconds=stages.seconds,
     )
@@ -114,7 +122,7 @@ def volume_bytes(template: Template, volume_id: str, max_bytes: int) -> bytes:
             f"volume {volume_id} has {head.volume_bytes} bytes, at most {max_bytes} may be"
         )
     whole = bytearray(head.volume_bytes)
-    lane = Lane(template.client, Stages(), Pump())
+    lane = Lane(template.client, CHUNK_DIGESTS[head.content_digest], Stages(), Pump())
     for run in in_runs(entries, template.data_of(volume_id)):
         if run.pack is None:
             continue
@@ -135,9 +143,10 @@ class _Restore:
     meter: Meter
     stages: Stages
     bytes_written: int = 0
+    bytes_kept: int = 0
     chunks: int = 0
 
-    def restore(self, run: ChunkRun, lane: Lane) -> None:
+    def restore(self, run: ChunkRun, lane: Lane, look: Look) -> None:
         if run.pack is None:
             for entry in run.entries:
                 wanted = without(extents_of(entry), tuple(self.withheld))
@@ -145,11 +154,26 @@ class _Restore:
                     self.writer.write_zeros(wanted)
                 self._count(entry, sum(piece.size for piece in wanted))
             return
-        for entry, content in lane.contents(run):
-            pieces = self._split(entry, content)
-            with self.stages.timed("write"):
-                self.writer.write(pieces)
-            self._count(entry, sum(piece.size for piece, _ in pieces))
+        for part in self._to_fetch(run, look):
+            for entry, content in lane.contents(part):
+                pieces = self._split(entry, content)
+                with self.stages.timed("write"):
+                    self.writer.write(pieces)
+                self._count(entry, sum(piece.size for piece, _ in pieces))
+
+    def _to_fetch(self, run: ChunkRun, look: Look) -> tuple[ChunkRun, ...]:
+        """Return what of `run` the disk does not hold; of what is withheld, all is fetched."""
+        kept_back = {
+            entry.number
+            for entry in run.entries
+            if any(overlap(part, hole) for part in extents_of(entry) for hole in self.withheld)
+        }
+        asked = [entry for entry in run.entries if entry.number not in kept_back]
+        missing = {entry.number for entry in look.missing(asked)} | kept_back
+        for entry in asked:
+            if entry.number not in missing:
+                self._count(entry, 0, kept=content_bytes(entry))
+        return run.parts(lambda entry: entry.number in missing)
 
     def _split(self, entry: IndexEntry, content: memoryview) -> list[tuple[Extent, memoryview]]:
         """Return what is to be written now; keep what is withheld."""
@@ -169,8 +193,9 @@ class _Restore:
                     ]
         return pieces
 
-    def _count(self, entry: IndexEntry, written: int) -> None:
+    def _count(self, entry: IndexEntry, written: int, *, kept: int = 0) -> None:
         with self.meter.lock:
             self.chunks += 1
             self.bytes_written += written
+            self.bytes_kept += kept
         self.meter.add(content_bytes(entry))

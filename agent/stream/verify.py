@@ -3,7 +3,6 @@
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
@@ -11,6 +10,7 @@ from agent.errors import DiskError
 from agent.model.job import Verify
 from agent.model.template import IndexEntry
 from agent.report import Report, silent
+from agent.store.digests import CHUNK_DIGESTS, ChunkDigest
 from agent.store.template import Template
 from agent.stream.blocks import ChunkReader, DiskFile, overlap, without
 from agent.stream.fetch import ChunkRun, Lane, content_bytes, default_lanes, extents_of
@@ -67,7 +67,16 @@ def verify_volume(
         meter = Meter(f"read back {volume_id}", total, report, stages)
         pump = Pump()
         queue: Conduit[IndexEntry] = Conduit(pump, limit=32)
-        work = _Verify(template, volume_id, written, offset_bytes, tuple(skip), meter, pump)
+        work = _Verify(
+            template,
+            volume_id,
+            CHUNK_DIGESTS[head.content_digest],
+            written,
+            offset_bytes,
+            tuple(skip),
+            meter,
+            pump,
+        )
 
         def dispatch() -> None:
             for entry in wanted:
@@ -104,6 +113,7 @@ class _Verify:
 
     template: Template
     volume_id: str
+    digest: ChunkDigest
     disk: DiskFile
     base: int
     skip: tuple[Extent, ...]
@@ -123,7 +133,7 @@ class _Verify:
         else:
             checked = len(content)
             with self.meter.stages.timed("hash"):
-                if sha256(content).hexdigest() != entry.content_sha256:
+                if self.digest(content) != entry.content_digest:
                     raise self._differs(entry, extents[0].offset)
         with self.meter.lock:
             self.chunks += 1
@@ -146,7 +156,7 @@ class _Verify:
     def _fetch(self, entry: IndexEntry) -> memoryview:
         if entry.pack < 0:
             return memoryview(bytes(content_bytes(entry)))
-        lane = Lane(self.template.client, self.meter.stages, self.pump)
+        lane = Lane(self.template.client, self.digest, self.meter.stages, self.pump)
         pack = self.template.data_of(self.volume_id).packs[entry.pack]
         (found,) = (bytes(content) for _, content in lane.contents(ChunkRun(pack, (entry,))))
         return memoryview(found)

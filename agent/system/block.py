@@ -162,7 +162,7 @@ def discard(path: StrPath, extent: Extent) -> bool:
             if is_block_device(path):
                 fcntl.ioctl(fd, _BLKDISCARD, struct.pack("QQ", extent.offset, extent.size))
             else:
-                _punch_hole(fd, extent)
+                punch_hole(fd, extent)
         except OSError as error:
             if error.errno in (errno.EOPNOTSUPP, errno.ENOTTY, errno.EINVAL):
                 return False
@@ -244,7 +244,8 @@ def _direct_read_works(path: StrPath) -> bool:
     return True
 
 
-def _punch_hole(fd: int, extent: Extent) -> None:
+def punch_hole(fd: int, extent: Extent) -> None:
+    """Make `extent` of a regular file a hole: it reads as zeros. Raises OSError."""
     libc = ctypes.CDLL(None, use_errno=True)
     mode = _FALLOC_PUNCH_HOLE | _FALLOC_KEEP_SIZE
     offset, size = ctypes.c_int64(extent.offset), ctypes.c_int64(extent.size)

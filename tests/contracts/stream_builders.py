@@ -9,7 +9,8 @@ from agent.model.template import Firmware, TemplateConfig
 from agent.store.body import Limits
 from agent.store.registry import RegistryClient
 from agent.store.retry import Retry
-from agent.stream.capture import Captured, VolumeSource, capture_template
+from agent.stream.capture import Captured, capture_template
+from agent.stream.chunks import VolumeSource
 from agent.units import Extent, MiB
 
 QUICK = Retry(attempts=4, first_s=0.01, longest_s=0.05)

@@ -131,6 +131,7 @@ def test_a_flipped_byte_of_a_pack_fails_the_chunk_it_is_in(world: World) -> None
         entry = draw.choice(stored)
         digest = packs[entry.pack].digest
         good = world.flip(digest, entry.offset + draw.randrange(entry.stored_bytes))
+        world.target.write_bytes(OLD * world.target.stat().st_size)  # a right chunk is not fetched
         with pytest.raises(ChunkCorrupt, match=f"^chunk {entry.number} .*{digest[:19]}"):
             world.restore()
         assert world.wrong_chunks() == []

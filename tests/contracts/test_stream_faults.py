@@ -14,7 +14,7 @@ from agent.errors import AgentError, ServerError
 from agent.store.body import Limits
 from agent.store.retry import Retry, Transient
 from agent.store.template import Template, open_template
-from agent.stream.capture import VolumeSource
+from agent.stream.chunks import VolumeSource
 from agent.stream.restore import restore_volume
 from agent.units import MiB
 from tests.contracts.fake_registry import FakeRegistry, Handler

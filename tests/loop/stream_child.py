@@ -12,7 +12,8 @@ from pathlib import Path
 from agent.model.job import Verify
 from agent.store.registry import RegistryClient
 from agent.store.template import open_template
-from agent.stream.capture import VolumeSource, capture_template
+from agent.stream.capture import capture_template
+from agent.stream.chunks import VolumeSource
 from agent.stream.restore import restore_volume
 from agent.stream.verify import verify_volume
 from agent.units import Extent

@@ -13,7 +13,8 @@ import pytest
 from agent.model.job import Verify
 from agent.store.template import open_template
 from agent.stream.blocks import DiskFile
-from agent.stream.capture import VolumeSource, capture_template
+from agent.stream.capture import capture_template
+from agent.stream.chunks import VolumeSource
 from agent.stream.restore import restore_volume
 from agent.stream.verify import verify_volume
 from agent.system import block

@@ -16,7 +16,8 @@ from agent.model.job import Verify
 from agent.model.layout import BootCode, Content, Ext, Raw, Swap, Vfat
 from agent.store.registry import RegistryClient
 from agent.store.template import open_template
-from agent.stream.capture import VolumeSource, capture_template
+from agent.stream.capture import capture_template
+from agent.stream.chunks import VolumeSource
 from agent.stream.restore import restore_volume, volume_bytes
 from agent.stream.usedmap import used_extents
 from agent.stream.verify import verify_volume

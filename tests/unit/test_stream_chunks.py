@@ -11,7 +11,7 @@ from agent.model.layout import Raw, Volume
 from agent.model.template import CHUNK_BYTES, PACK_TYPE, Descriptor, IndexEntry
 from agent.store.template import VolumeBlobs
 from agent.stream.blocks import overlap, without
-from agent.stream.capture import Chunk, VolumeSource, chunks_of
+from agent.stream.chunks import Chunk, VolumeSource, chunks_of
 from agent.stream.fetch import RUN_BYTES, in_runs
 from agent.stream.verify import sample
 from agent.units import Extent, MiB
