@@ -44,13 +44,13 @@ def parser() -> argparse.ArgumentParser:
     inspect.set_defaults(run=by_hand.inspect)
 
     plan = verbs.add_parser("plan", help="show what deploy would do; write nothing")
-    _add_store(plan)
+    _add_sources(plan)
     _add_deploy(plan)
     plan.add_argument("--json", action="store_true", help="the plan as JSON, with its digest")
     plan.set_defaults(run=by_hand.plan)
 
     deploy = verbs.add_parser("deploy", help="put a template on a disk of this machine")
-    _add_store(deploy)
+    _add_sources(deploy)
     _add_deploy(deploy)
     _add_yes(deploy)
     deploy.set_defaults(run=by_hand.deploy)
@@ -72,11 +72,27 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def _add_store(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--server", required=True, metavar="URL", help="http://ADDRESS:8470")
+def _add_store(verb: argparse.ArgumentParser, *, required: bool = True) -> None:
+    verb.add_argument("--server", required=required, metavar="URL", help="http://ADDRESS:8470")
     verb.add_argument(
         "--token-file", type=Path, metavar="FILE", help="the operator's token, or a registry's"
     )
+
+
+def _add_sources(verb: argparse.ArgumentParser) -> None:
+    _add_store(verb, required=False)
+    group = verb.add_argument_group("where the template is, if not on --server alone")
+    group.add_argument(
+        "--source",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="https://HOST/v2/NAME, or a folder with an exported template; several are mirrors, "
+        "asked in this order, before --server",
+    )
+    group.add_argument("--user", metavar="NAME", help="for the sources")
+    group.add_argument("--password-file", type=Path, metavar="FILE")
+    group.add_argument("--ca", type=Path, metavar="FILE", help="whom to trust for the sources' TLS")
 
 
 def _add_disk(verb: argparse.ArgumentParser) -> None:

@@ -10,6 +10,7 @@ from aiohttp import web
 
 from netboot.auth import Guard, Who
 from netboot.limits import RateLimit
+from netboot.mirrors import MirrorRule
 from netboot.state import State, rfc3339
 from netboot.templates import Templates
 from netboot.wakeups import Wakeups
@@ -26,6 +27,7 @@ class Settings:
     image: Path | None = None
     public_url: str | None = None
     kernel_args: tuple[str, ...] = ()
+    mirrors: tuple[MirrorRule, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)

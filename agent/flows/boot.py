@@ -22,11 +22,15 @@ from agent.model.job import CaptureSpec, Claim, DeploySpec, Finish, Hello, Inspe
 from agent.probe import probe_inventory
 from agent.report import EventPoster, Report, log_file, tee
 from agent.store.registry import RegistryClient
+from agent.store.retry import Retry
+from agent.store.source import BlobSource
+from agent.store.sources import open_mirrors
 from agent.system.command import Runner
 
 T = TypeVar("T")
 
 LOG = Path("/run/metalcast/log.jsonl")
+MIRROR_FILES = Path("/run/metalcast/mirrors")
 CLAIM_WAIT_S = 25
 SERVER_TRIES_S = (2, 3, 5, 10, 15, 30)
 
@@ -77,11 +81,11 @@ class NetbootedAgent:
         poster = EventPoster(JobPoster(client, job.id))
         local = tee(self.console.report, log_file(LOG))
         report = tee(local, poster.report)
-        registry = RegistryClient(self.server.base_url, claim.repository, claim.token)
-        place = Workplace(
-            self.run, inventory, report, registry, partial(poster.confirm), self.boot_mac
-        )
+        source: BlobSource | None = None
         try:
+            source = self._source(claim, report)
+            confirm = partial(poster.confirm)
+            place = Workplace(self.run, inventory, report, source, confirm, self.boot_mac)
             result = carry_out_job(claim, place)
         except ClaimRefused as error:
             local(Failed(failure=failure_of(error)))
@@ -90,10 +94,23 @@ class NetbootedAgent:
             self._tell(error, local, poster)
             return None
         finally:
-            registry.close()
+            if source is not None:
+                source.close()
         report(Succeeded(result=result))
         poster.close()
         return result
+
+    def _source(self, claim: Claim, report: Report) -> BlobSource:
+        """Return where the job's template is: our server, and the mirrors that it names."""
+        url = self.server.base_url
+        if not claim.mirrors:
+            return RegistryClient(url, claim.repository, claim.token)
+        server = RegistryClient(url, claim.repository, claim.token, retry=Retry(attempts=1))
+
+        def warn(text: str) -> None:
+            report(Logged(level=Level.WARNING, message=text))
+
+        return open_mirrors(claim.mirrors, server, MIRROR_FILES, warn)
 
     def _tell(self, error: Exception, local: Report, poster: EventPoster) -> None:
         """Tell of a failure, here and at the server."""

@@ -5,6 +5,7 @@ import os
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from agent.console import Console, duration, standard_console
 from agent.errors import ExitStatus, Refused, UsageError
@@ -13,14 +14,19 @@ from agent.flows.deploy import NO_JOB, make_plan
 from agent.flows.deploy import deploy as deploy_flow
 from agent.flows.questions import Questions, yes_or_no
 from agent.flows.workplace import Workplace
-from agent.model.event import Happening, PlanMade
+from agent.model.event import Happening, Level, Logged, PlanMade
 from agent.model.job import CaptureSpec, DeploySpec
 from agent.model.wire import convert, decode, pretty
 from agent.planning.review import render_plan
 from agent.probe import probe_inventory
 from agent.probe.page import render_inventory
 from agent.report import now
+from agent.store.auth import Login
+from agent.store.mirrors import Mirrors, WebSource
 from agent.store.registry import RegistryClient
+from agent.store.retry import Retry
+from agent.store.source import BlobSource
+from agent.store.sources import open_source
 from agent.system.command import Run
 from agent.units import format_bytes
 
@@ -98,12 +104,38 @@ def _asking(console: Console, yes: bool, question: str, happening: Happening) ->
 
 
 def _place(args: argparse.Namespace, template: str, report: Any) -> Workplace:
-    token = args.token_file.read_text().strip() if args.token_file else None
-    repository = template.partition("@")[0].partition(":")[0]
+    source = _source(args, template, report)
     run = Run()
-    return Workplace(
-        run, probe_inventory(run), report, RegistryClient(args.server, repository, token)
-    )
+    return Workplace(run, probe_inventory(run), report, source)
+
+
+def _source(args: argparse.Namespace, template: str, report: Any) -> BlobSource:
+    """Return where the template is: the server, the sources given, or both."""
+    urls: list[str] = getattr(args, "source", [])
+    if not args.server and not urls:
+        raise UsageError("where is the template?", hint="give --server URL, or --source URL")
+    retry = Retry(attempts=1) if len(urls) + bool(args.server) > 1 else None
+    sources: list[WebSource] = []
+    if urls:
+        login = _login(args, urls)
+        sources += [open_source(url, login=login, ca=args.ca, retry=retry) for url in urls]
+    if args.server:
+        token = _read(args.token_file).strip() if args.token_file else None
+        repository = template.partition("@")[0].partition(":")[0]
+        sources.append(RegistryClient(args.server, repository, token, retry=retry))
+    if len(sources) == 1:
+        return sources[0]
+    return Mirrors(sources, warn=lambda text: report(Logged(level=Level.WARNING, message=text)))
+
+
+def _login(args: argparse.Namespace, urls: list[str]) -> Login | None:
+    if bool(args.user) != bool(args.password_file):
+        raise UsageError("--user and --password-file belong together")
+    if not args.user:
+        return None
+    if len({urlsplit(url)[:2] for url in urls}) > 1:
+        raise UsageError("--user is for one server; these sources are on several")
+    return Login(args.user, _read(args.password_file).rstrip("\r\n"))
 
 
 def _deploy_spec(args: argparse.Namespace) -> tuple[DeploySpec, str]:

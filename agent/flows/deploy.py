@@ -99,7 +99,7 @@ def make_plan(
 
     Raises PlanRefused with every objection, TemplateError, ServerError.
     """
-    template = open_template(place.registry, reference)
+    template = open_template(place.source, reference)
     drive = pick_disk(spec.disk, place.inventory.disks)
     return plan_deploy(place.inventory, template.config, spec, drive, job), template
 

@@ -4,9 +4,11 @@ import resource
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from agent.errors import ServerError
 from agent.model.inventory import Inventory
 from agent.report import Report
 from agent.store.registry import RegistryClient
+from agent.store.source import BlobSource
 from agent.system.command import Runner
 from agent.units import KiB
 
@@ -16,11 +18,18 @@ class Workplace:
     run: Runner
     inventory: Inventory
     report: Report
-    registry: RegistryClient
-    """The one repository that this job reads or writes."""
+    source: BlobSource
+    """What this job reads its template from; a capture writes there."""
     confirm_claim: Callable[[], None] = lambda: None
     """Raises ClaimRefused unless the job is still ours."""
     boot_mac: str | None = None
+
+    @property
+    def registry(self) -> RegistryClient:
+        """The one repository that a capture writes to. Raises ServerError if it is none."""
+        if not isinstance(self.source, RegistryClient):
+            raise ServerError(f"{self.source.url} is no registry: nothing can be pushed there")
+        return self.source
 
 
 def peak_memory_bytes() -> int:

@@ -181,8 +181,9 @@ def parse_challenges(text: str) -> dict[str, dict[str, str]]:
     """Return what WWW-Authenticate offers: parameters by scheme, both in lower case."""
     found: dict[str, dict[str, str]] = {}
     starts = list(_SCHEME.finditer(text))
-    for start, following in zip(starts, [*starts[1:], None], strict=True):
-        rest = text[start.end() : following.start() if following else len(text)]
+    for number, start in enumerate(starts):
+        end = starts[number + 1].start() if number + 1 < len(starts) else len(text)
+        rest = text[start.end() : end]
         parameters = {
             name.lower(): re.sub(r"\\(.)", r"\1", quoted) if quoted else plain
             for name, quoted, plain in _PARAMETER.findall(rest)

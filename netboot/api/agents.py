@@ -6,13 +6,14 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from agent.model.job import Claim, ClaimRequest, Hello, HelloAnswer
+from agent.model.job import Claim, ClaimRequest, DeploySpec, Hello, HelloAnswer
 from agent.units import MiB
 from netboot import jobs, machines
 from netboot.auth import Access
 from netboot.context import ANY_CHANGE, Context, context_of, job_key, machine_key
 from netboot.jobs import Granted
 from netboot.limits import RateLimit
+from netboot.mirrors import mirrors_of
 from netboot.problems import try_later, unprocessable
 from netboot.routes import (
     WAIT,
@@ -99,6 +100,8 @@ async def _try_claim(context: Context, machine: str, agent: str) -> Granted | No
 
 def answer_of(context: Context, granted: Granted) -> Claim:
     """Return what an agent that was granted a job is told."""
+    is_deploy = isinstance(granted.job.spec, DeploySpec)
+    mirrors = mirrors_of(context.settings.mirrors, granted.repository) if is_deploy else ()
     return Claim(
         job=context.watch.shown(granted.job),
         token=granted.token,
@@ -106,6 +109,7 @@ def answer_of(context: Context, granted: Granted) -> Claim:
         expires_at=rfc3339(granted.expires_at),
         repository=granted.repository,
         server_time=context.at(),
+        mirrors=mirrors,
     )
 
 

@@ -38,12 +38,16 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--dhcp-range", metavar="FIRST,LAST", help="the addresses that --dhcp full gives out"
     )
+    parser.add_argument(
+        "--mirrors", type=Path, metavar="FILE", help="where else deployments may read templates"
+    )
     parser.set_defaults(call=run)
 
 
 def run(args: argparse.Namespace) -> int:
     # Loaded here: the other commands need no server, and must start fast.
     from netboot.context import Settings
+    from netboot.mirrors import read_mirrors
     from netboot.server import close_context, open_context
 
     host, port = parse_listen(args.listen)
@@ -58,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
         image=find_image(args.image),
         public_url=parse_url(args.public_url) if args.public_url else None,
         kernel_args=tuple(parse_word(word) for word in args.kernel_arg),
+        mirrors=read_mirrors(args.mirrors) if args.mirrors else (),
     )
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     context, new_token = open_context(settings)
