@@ -31,6 +31,8 @@ _UNWANTED = Chosen(
         "**/py.typed",
         # The C module does all that we use; the cffi one is another 10 MiB.
         "zstandard/{_cffi*,backend_cffi.py}",
+        # What builds bindings. Those of libsodium are built; they need `_cffi_backend` alone.
+        "{cffi,pycparser}/**",
         "bin/**",
     ]
 )

@@ -4,7 +4,7 @@ from agent.errors import AgentError
 from agent.model.template import MANIFEST_MAX_BYTES, Descriptor, Digest
 from agent.store.auth import Door
 from agent.store.body import Body, Limits
-from agent.store.layout import INDEX_MAX_BYTES, find_tag, read_layout_index
+from agent.store.layout import INDEX_MAX_BYTES, find_tag, lookup_tag, read_layout_index
 from agent.store.retry import Retry
 from agent.store.source import RangeBody, check_manifest, check_reference
 from agent.store.web import Web
@@ -43,6 +43,12 @@ class FolderSource:
         hint = f"that folder has no {reference}"
         data = self.retry.call(lambda: self._web.whole(url, MANIFEST_MAX_BYTES, not_found=hint))
         return data, check_manifest(data, digest, url)
+
+    def find_manifest(self, reference: str) -> tuple[bytes, Digest] | None:
+        """Return the manifest that a tag names, and its digest; None if there is none."""
+        check_reference(reference)
+        named = lookup_tag(self._index(), reference)
+        return self.manifest(named.digest) if named else None
 
     def blob(self, descriptor: Descriptor, max_bytes: int) -> bytes:
         """Return a small blob whole. Raises TemplateError unless size and digest are right."""

@@ -62,6 +62,11 @@ def find_tag(manifests: Iterable[Descriptor], tag: str, name: str) -> Descriptor
     return names[tag]
 
 
+def lookup_tag(manifests: Iterable[Descriptor], tag: str) -> Descriptor | None:
+    """Return the manifest called `tag`, None if there is none."""
+    return next((one for one in manifests if one.annotations.get(REF_NAME) == tag), None)
+
+
 @dataclass(frozen=True, slots=True)
 class LayoutFolder:
     """One folder with an OCI layout; read as a source of blobs, or written to."""
@@ -95,6 +100,12 @@ class LayoutFolder:
             digest = find_tag(listed, reference, str(self.path)).digest
         data = self._small(_blob_path(digest), MANIFEST_MAX_BYTES)
         return data, check_manifest(data, digest, f"{self.path}/{_blob_path(digest)}")
+
+    def find_manifest(self, reference: str) -> tuple[bytes, Digest] | None:
+        """Return the manifest that a tag names, and its digest; None if there is none."""
+        check_reference(reference)
+        named = lookup_tag(self.manifests(), reference)
+        return self.manifest(named.digest) if named else None
 
     def blob(self, descriptor: Descriptor, max_bytes: int) -> bytes:
         name = f"{self.path}/{_blob_path(descriptor.digest)}"

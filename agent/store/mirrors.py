@@ -84,6 +84,21 @@ class Mirrors:
     def manifest(self, reference: str) -> tuple[bytes, Digest]:
         return self._patiently(lambda source: source.manifest(reference))
 
+    def find_manifest(self, reference: str) -> tuple[bytes, Digest] | None:
+        """Return what a tag names at the first source that has it: no other is worse for that.
+
+        Signatures are found so: a mirror may hold a template without them.
+        """
+        found = self._patiently(lambda source: source.find_manifest(reference))
+        for one in self._all:
+            if found is not None:
+                break
+            try:
+                found = None if one.is_liar else one.source.find_manifest(reference)
+            except AgentError as error:
+                self._leave(one, error)
+        return found
+
     def blob(self, descriptor: Descriptor, max_bytes: int) -> bytes:
         return self._patiently(lambda source: source.blob(descriptor, max_bytes))
 

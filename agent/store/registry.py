@@ -43,10 +43,11 @@ class RegistryClient:
         """`token` is a bearer token as it is; `door` is for registries that want a login."""
         if not re.match(NAME_PATTERN, repository):
             raise ServerError(f"not the name of a repository: {repository!r}")
+        self.base_url = base_url.rstrip("/")
         self.repository = repository
         self.retry = retry or Retry()
         self.limits = limits or Limits()
-        self.url = f"{base_url.rstrip('/')}/v2/{repository}"
+        self.url = f"{self.base_url}/v2/{repository}"
         self._web = Web(base_url, door=door or TokenDoor(token), limits=self.limits, ca=ca)
 
     def __repr__(self) -> str:
@@ -65,16 +66,14 @@ class RegistryClient:
         )
         return data, check_manifest(data, reference, url)
 
-    def has_manifest(self, reference: str) -> bool:
-        """Return whether the registry knows a manifest by that tag or digest."""
+    def find_manifest(self, reference: str) -> tuple[bytes, Digest] | None:
+        """Return the manifest that a tag or digest names, and its digest; None if there is none."""
         check_reference(reference)
         url = f"{self.url}/manifests/{quote(reference, safe=':')}"
-
-        def head() -> bool:
-            with self.request("HEAD", url, accept=MANIFEST_TYPE, allowed=(200, 404)) as response:
-                return response.status_code == 200
-
-        return self.retry.call(head)
+        data = self.retry.call(
+            lambda: self._web.find_whole(url, MANIFEST_MAX_BYTES, accept=MANIFEST_TYPE)
+        )
+        return None if data is None else (data, check_manifest(data, reference, url))
 
     def blob(self, descriptor: Descriptor, max_bytes: int) -> bytes:
         """Return a small blob whole. Raises TemplateError unless size and digest are right."""

@@ -52,6 +52,10 @@ class BlobSource(Protocol):
         """Return the manifest that a tag or digest names, and its digest."""
         ...
 
+    def find_manifest(self, reference: str) -> tuple[bytes, Digest] | None:
+        """Return the manifest that a tag or digest names, and its digest; None if there is none."""
+        ...
+
     def blob(self, descriptor: Descriptor, max_bytes: int) -> bytes:
         """Return a small blob whole. Raises TemplateError unless size and digest are right."""
         ...

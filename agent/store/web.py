@@ -103,6 +103,13 @@ class Web:
         with self.request("GET", url, accept=accept, not_found=not_found) as response:
             return _whole(response, max_bytes, url, self.limits)
 
+    def find_whole(self, url: str, max_bytes: int, *, accept: str = "*/*") -> bytes | None:
+        """Return a small body, None if there is none at `url`. One attempt."""
+        with self.request("GET", url, accept=accept, allowed=(200, 404)) as response:
+            if response.status_code == 404:
+                return None
+            return _whole(response, max_bytes, url, self.limits)
+
     def blob(self, url: str, descriptor: Descriptor, max_bytes: int, retry: Retry) -> bytes:
         """Return a small blob whole. Raises TemplateError unless size and digest are right."""
         if descriptor.size > max_bytes:
