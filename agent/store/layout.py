@@ -50,11 +50,16 @@ def read_layout_index(data: bytes, name: str) -> tuple[Descriptor, ...]:
     return index.manifests
 
 
+def tag_of(manifest: Descriptor) -> str | None:
+    """Return what a layout calls one of its manifests."""
+    return manifest.annotations.get(REF_NAME)
+
+
 def find_tag(manifests: Iterable[Descriptor], tag: str, name: str) -> Descriptor:
     """Return the manifest called `tag`. Raises ServerError, which lists what there is."""
     names: dict[str, Descriptor] = {}
     for one in manifests:
-        if called := one.annotations.get(REF_NAME):
+        if called := tag_of(one):
             names.setdefault(called, one)
     if tag not in names:
         known = ", ".join(sorted(names)[:10]) or "nothing with a name"

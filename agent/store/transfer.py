@@ -1,0 +1,250 @@
+"""A template from one place to another, byte for byte: registry, layout folder, web folder.
+
+What passes is checked: the template's own rules, and each blob's digest. What the target has
+already is not moved. The manifest comes last, so that nothing is listed before it is whole.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Final, Protocol
+
+from agent.errors import TemplateError
+from agent.model.template import Descriptor, Digest, Manifest, TemplateConfig
+from agent.model.wire import BadDocument, decode
+from agent.store.hold import holding
+from agent.store.layout import LayoutFolder
+from agent.store.pack import Upload
+from agent.store.registry import RegistryClient
+from agent.store.retry import Transient, Tries
+from agent.store.source import BlobSource
+from agent.store.template import Template, open_template
+from agent.store.upload import ResumedUpload
+from agent.trust.templates import signature_tag
+from agent.units import MiB
+
+PIECE_BYTES: Final = 4 * MiB
+SIGNATURE_MAX_BYTES: Final = 64 * 1024
+
+Tell = Callable[[int, int], None]
+"""Hears how many bytes are done, of how many."""
+
+
+def quiet(done: int, total: int) -> None:
+    """The default: nobody is told."""
+
+
+class Target(Protocol):
+    """Where a template goes."""
+
+    def has(self, blob: Descriptor) -> bool: ...
+
+    def take_over(self, blob: Descriptor, source: BlobSource) -> bool:
+        """Get the blob from `source` without its bytes passing through here, if that can be."""
+        ...
+
+    def writer(self, blob: Descriptor) -> Upload: ...
+
+    def put_manifest(self, data: bytes, tag: str, artifact_type: str) -> Digest: ...
+
+    def at_work(self) -> contextlib.AbstractContextManager[None]:
+        """What is pushed is kept while this lasts, though no manifest needs it yet."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryTarget:
+    client: RegistryClient
+
+    def has(self, blob: Descriptor) -> bool:
+        return self.client.has_blob(blob.digest)
+
+    def take_over(self, blob: Descriptor, source: BlobSource) -> bool:
+        if not isinstance(source, RegistryClient) or source.base_url != self.client.base_url:
+            return False
+        return self.client.mount(blob.digest, source.repository)
+
+    def writer(self, blob: Descriptor) -> Upload:
+        del blob
+        return ResumedUpload(self.client)
+
+    def put_manifest(self, data: bytes, tag: str, artifact_type: str) -> Digest:
+        del artifact_type
+        return self.client.put_manifest(data, tag)
+
+    def at_work(self) -> contextlib.AbstractContextManager[None]:
+        return holding(self.client)
+
+
+@dataclass(frozen=True, slots=True)
+class FolderTarget:
+    folder: LayoutFolder
+
+    def has(self, blob: Descriptor) -> bool:
+        return self.folder.is_whole(blob)
+
+    def take_over(self, blob: Descriptor, source: BlobSource) -> bool:
+        del blob, source
+        return False
+
+    def writer(self, blob: Descriptor) -> Upload:
+        return self.folder.writer(blob.digest)
+
+    def put_manifest(self, data: bytes, tag: str, artifact_type: str) -> Digest:
+        return self.folder.put_manifest(data, tag, artifact_type)
+
+    @contextlib.contextmanager
+    def at_work(self) -> Iterator[None]:
+        self.folder.prepare()
+        with self.folder.locked():
+            self.folder.sweep()
+            yield
+
+
+@dataclass(slots=True)
+class Moved:
+    """What a copy did. Bytes are those of the blobs."""
+
+    digest: Digest
+    config: TemplateConfig
+    blobs: int = 0
+    moved_blobs: int = 0
+    moved_bytes: int = 0
+    kept_bytes: int = 0
+    """Were there already, or came from a neighbour without being sent."""
+    has_signatures: bool = False
+
+
+@dataclass(slots=True)
+class _Copy:
+    source: BlobSource
+    target: Target
+    tell: Tell
+    total: int
+    done: int = 0
+    seen: set[Digest] = field(default_factory=set)
+
+    def blob(self, blob: Descriptor, moved: Moved) -> None:
+        """See that the target has the blob."""
+        if blob.digest in self.seen:
+            return
+        self.seen.add(blob.digest)
+        moved.blobs += 1
+        if self.target.has(blob) or self.target.take_over(blob, self.source):
+            moved.kept_bytes += blob.size
+            self._step(blob.size)
+            return
+        self._send(blob)
+        moved.moved_blobs += 1
+        moved.moved_bytes += blob.size
+
+    def _send(self, blob: Descriptor) -> None:
+        before = self.done
+        for is_last in (False, True):
+            writer = self.target.writer(blob)
+            try:
+                digest = sha256()
+                for piece in pieces(self.source, blob):
+                    digest.update(piece)
+                    writer.append(piece)
+                    self._step(len(piece))
+                if (found := f"sha256:{digest.hexdigest()}") == blob.digest:
+                    writer.finish(blob.digest)
+                    return
+            except BaseException:
+                writer.cancel()
+                raise
+            writer.cancel()
+            self.done = before
+            if is_last:
+                raise TemplateError(
+                    f"{blob.digest} from {self.source.url} is damaged: it has digest {found}",
+                    hint="metalcast template verify --deep says where the damage is",
+                )
+
+    def _step(self, size: int) -> None:
+        self.done += size
+        self.tell(self.done, self.total)
+
+
+def copy_template(
+    source: BlobSource,
+    reference: str,
+    target: Target,
+    tag: str,
+    tell: Tell = quiet,
+) -> Moved:
+    """Copy the template that `reference` names, with its signatures; return what was done.
+
+    Raises TemplateError if it breaks a rule or is damaged, ServerError.
+    """
+    template = open_template(source, reference)
+    check_indexes(template)
+    data, digest = source.manifest(template.digest)
+    layers = (template.manifest.config, *template.manifest.layers)
+    total = sum({layer.digest: layer.size for layer in layers}.values())
+    moved = Moved(digest, template.config)
+    with target.at_work():
+        copy = _Copy(source, target, tell, total)
+        for layer in layers:
+            copy.blob(layer, moved)
+        moved.has_signatures = _copy_signatures(source, digest, target)
+        put = target.put_manifest(data, tag, template.manifest.artifact_type)
+    if put != digest:
+        raise TemplateError(f"the manifest became {put} on its way, it was {digest}")
+    return moved
+
+
+def check_indexes(template: Template) -> None:
+    """Read every index to its end. Raises TemplateError at the first rule that is broken."""
+    for volume in template.blobs:
+        _, entries = template.entries(volume)
+        for _ in entries:
+            pass
+
+
+def _copy_signatures(source: BlobSource, digest: Digest, target: Target) -> bool:
+    """Copy the artifact with the signatures of a manifest; return whether there is one."""
+    tag = signature_tag(digest)
+    found = source.find_manifest(tag)
+    if found is None:
+        return False
+    data, _ = found
+    try:
+        manifest = decode(data, Manifest, f"the signatures of {digest[:19]}", SIGNATURE_MAX_BYTES)
+    except BadDocument as error:
+        raise TemplateError(str(error)) from error
+    for blob in (manifest.config, *manifest.layers):
+        if not target.has(blob) and not target.take_over(blob, source):
+            writer = target.writer(blob)
+            writer.append(source.blob(blob, SIGNATURE_MAX_BYTES))
+            writer.finish(blob.digest)
+    target.put_manifest(data, tag, manifest.artifact_type)
+    return True
+
+
+def pieces(source: BlobSource, blob: Descriptor) -> Iterator[bytes]:
+    """Yield the bytes of a blob, unverified, going on where a cut came."""
+    offset = 0
+    tries = Tries(source.retry)
+    buffer = bytearray(min(PIECE_BYTES, blob.size))
+    while offset < blob.size:
+        with contextlib.ExitStack() as stack:
+            try:
+                body = stack.enter_context(
+                    source.open_range(blob.digest, offset, blob.size - offset, blob.size)
+                )
+            except Transient as error:
+                tries.failed(error)
+                continue
+            while offset < blob.size:
+                part = memoryview(buffer)[: min(len(buffer), blob.size - offset)]
+                try:
+                    body.readinto(part)
+                except Transient as error:
+                    tries.failed(error)
+                    break
+                tries.progress()
+                offset += len(part)
+                yield bytes(part)
