@@ -15,11 +15,12 @@ from agent.model.job import Job, JobRequest, Machine, Pass, PassRequest
 from agent.model.problem import PROBLEM_TYPE, Problem
 from agent.model.wire import BadDocument, decode, encode
 from netboot.grammar import parse_url
-from netboot.values import TemplateShown, TemplateSummary
+from netboot.values import GcReport, GcRequest, TemplateShown, TemplateSummary
 
 T = TypeVar("T")
 CONNECT_S: Final = 10
 READ_S: Final = 60
+SWEEP_S: Final = 1800
 LINE_MAX: Final = 4 * 1024 * 1024
 
 
@@ -56,6 +57,9 @@ class Client:
 
     def remove_template(self, reference: str) -> None:
         self._send("DELETE", f"/templates/{_part(reference)}")
+
+    def sweep(self, asked: GcRequest) -> GcReport:
+        return self._ask("POST", "/gc", GcReport, asked, read_s=SWEEP_S)
 
     def jobs(self) -> tuple[Job, ...]:
         return self._ask("GET", "/jobs", tuple[Job, ...])
@@ -95,12 +99,20 @@ class Client:
         except requests.RequestException as error:
             raise ServerError(f"lost the connection to {self.server}") from error
 
-    def _ask(self, method: str, path: str, kind: type[T], body: Any = None) -> T:
-        answer = self._send(method, path, body)
+    def _ask(
+        self, method: str, path: str, kind: type[T], body: Any = None, *, read_s: float = READ_S
+    ) -> T:
+        answer = self._send(method, path, body, read_s=read_s)
         return decode(answer.content, kind, f"answer of {self.server}", 64 * 1024 * 1024)
 
     def _send(
-        self, method: str, path: str, body: Any = None, *, stream: bool = False
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        stream: bool = False,
+        read_s: float = READ_S,
     ) -> requests.Response:
         headers = {"Content-Type": "application/json"} if body is not None else {}
         if self.token:
@@ -111,7 +123,7 @@ class Client:
                 f"{self.server}/api/v1{path}",
                 data=encode(body) if body is not None else None,
                 headers=headers,
-                timeout=(CONNECT_S, READ_S),
+                timeout=(CONNECT_S, read_s),
                 allow_redirects=False,
                 stream=stream,
             )

@@ -12,6 +12,7 @@ named in the catalog; so a kill or a power cut at any point leaves uploads that 
 nothing names and `gc` removes. docs/store.md says more.
 """
 
+import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -43,11 +44,13 @@ class StoredTemplate:
 
 @dataclass(frozen=True, slots=True)
 class Freed:
-    """What `gc` removed."""
+    """What `gc` removed, or would remove."""
 
     uploads: int
     blobs: int
     bytes: int
+    busy: tuple[str, ...] = ()
+    """Repositories that are at work, and have blobs that nothing needs yet."""
 
 
 class Store(Content):
@@ -114,15 +117,18 @@ class Store(Content):
             raise StoreError(f"{digest} has more than {CONFIG_MAX_BYTES} bytes")
         return blob.path.read_bytes()
 
-    def gc(self, grace_s: float = DAY_S, keep: Iterable[str] = ()) -> Freed:
+    def gc(
+        self, grace_s: float = DAY_S, keep: Iterable[str] = (), *, stale_s: float | None = None
+    ) -> Freed:
         """Free what nothing needs.
 
         A repository that is in `keep`, has an unfinished upload, or was pushed to within `grace_s`
-        keeps all of its blobs, for its manifest may still come.
+        keeps all of its blobs, for its manifest may still come. An upload that nobody went on with
+        for `stale_s` (None: `grace_s`) is removed.
         """
         before = self._now() - grace_s
-        uploads = self.sweep_uploads(grace_s)
-        self.catalog.drop_expired_blobs(before, keep)
+        uploads = self.sweep_uploads(grace_s if stale_s is None else stale_s)
+        dropped = self.catalog.drop_expired_blobs(before, keep)
         blobs = freed = 0
         for path in sorted(self._blobs.glob("??/*")):
             with self.catalog.lock:
@@ -130,7 +136,23 @@ class Store(Content):
                 if status.st_mtime < before and not self.catalog.is_known(f"sha256:{path.name}"):
                     path.unlink()
                     blobs, freed = blobs + 1, freed + status.st_size
-        return Freed(uploads, blobs, freed)
+        return Freed(uploads, blobs, freed, dropped.busy)
+
+    def would_free(
+        self, grace_s: float = DAY_S, keep: Iterable[str] = (), *, stale_s: float | None = None
+    ) -> Freed:
+        """Return what `gc` would do now; change nothing."""
+        before = self._now() - grace_s
+        stale = self.stale_uploads(grace_s if stale_s is None else stale_s)
+        found = self.catalog.unneeded(before, keep)
+        known = self.catalog.known_without(found.free)
+        sizes: list[int] = []
+        for path in self._blobs.glob("??/*"):
+            with contextlib.suppress(FileNotFoundError):
+                status = path.stat()
+                if status.st_mtime < before and f"sha256:{path.name}" not in known:
+                    sizes.append(status.st_size)
+        return Freed(len(stale), len(sizes), sum(sizes), found.busy)
 
     def find_damage(self, *, deep: bool = False) -> tuple[str, ...]:
         """Return a line for each blob that is lost or wrong; `deep` reads and hashes them all."""

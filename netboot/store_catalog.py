@@ -45,7 +45,7 @@ CREATE TABLE tag (
     tagged_at REAL NOT NULL, PRIMARY KEY (repository, tag)
 ) WITHOUT ROWID;
 """
-_TOUCH_S: Final = 600.0
+_TOUCH_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +53,15 @@ class UploadRow:
     id: str
     repository: str
     started_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Unneeded:
+    """Blobs that no manifest needs: those to free, as (repository, digest), and who has more."""
+
+    free: frozenset[tuple[str, str]]
+    busy: tuple[str, ...]
+    """Repositories at work, whose unneeded blobs stay for now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,25 +187,37 @@ class Catalog:
             "SELECT manifest FROM need WHERE repository = ? AND digest = ?", repository, digest
         )
 
-    def drop_expired_blobs(self, before: float, keep: Iterable[str]) -> int:
-        """Forget the blobs that no manifest needs, and return how many those were.
+    def unneeded(self, before: float, keep: Iterable[str]) -> Unneeded:
+        """Return the blobs that no manifest of their repository needs.
 
         A repository that is at work is left alone whole: it is in `keep`, has an unfinished
         upload, or got or was asked for any blob since `before`.
         """
+        sql = "SELECT repository, digest FROM blob EXCEPT SELECT repository, digest FROM need"
+        recent = "SELECT repository FROM blob GROUP BY repository HAVING MAX(used_at) >= ?"
+        with self.lock:
+            rows = [(str(name), str(digest)) for name, digest in self._db.execute(sql)]
+            busy = {*keep, *self._strings("SELECT repository FROM upload")}
+            busy.update(self._strings(recent, before))
+        return Unneeded(
+            free=frozenset(row for row in rows if row[0] not in busy),
+            busy=tuple(sorted({name for name, _ in rows if name in busy})),
+        )
+
+    def drop_expired_blobs(self, before: float, keep: Iterable[str]) -> Unneeded:
+        """Forget the blobs that nothing needs, and return them; see `unneeded`."""
         with self._transaction() as db:
-            busy = {row[0] for row in db.execute("SELECT repository FROM upload")}
-            recent = "SELECT repository FROM blob GROUP BY repository HAVING MAX(used_at) >= ?"
-            busy |= {row[0] for row in db.execute(recent, (before,))}
-            names = {row[0] for row in db.execute("SELECT DISTINCT repository FROM blob")}
-            dropped = 0
-            for repository in sorted(names - busy - set(keep)):
-                dropped += db.execute(
-                    "DELETE FROM blob WHERE repository = ?1 AND digest NOT IN"
-                    " (SELECT digest FROM need WHERE repository = ?1)",
-                    (repository,),
-                ).rowcount
-            return dropped
+            found = self.unneeded(before, keep)
+            db.executemany(
+                "DELETE FROM blob WHERE repository = ? AND digest = ?", sorted(found.free)
+            )
+        return found
+
+    def known_without(self, dropped: frozenset[tuple[str, str]]) -> frozenset[str]:
+        """Return every digest that some repository would still have without `dropped`."""
+        rows = self._rows("SELECT repository, digest FROM blob")
+        blobs = {str(row[1]) for row in rows if (row[0], row[1]) not in dropped}
+        return frozenset(blobs.union(self._strings("SELECT digest FROM manifest")))
 
     def is_known(self, digest: str) -> bool:
         """Say whether any repository has this digest, as a blob or a manifest."""

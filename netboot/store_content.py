@@ -1,5 +1,6 @@
 """Blobs, uploads, manifests and tags under one data directory: what `Store` is made of."""
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -165,18 +166,29 @@ class Content:
             self.catalog.remove_upload(upload.id)
             self._uploads.pop(upload.id, None)
 
-    def sweep_uploads(self, older_than_s: float = DAY_S) -> int:
-        """Cancel the uploads that nobody has written to for so long; return how many."""
-        swept = 0
+    def touch_upload(self, upload: Upload) -> None:
+        """Note that somebody still counts on the upload, so that it is not swept."""
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(upload.path, (self._now(), self._now()))
+
+    def stale_uploads(self, older_than_s: float = DAY_S) -> tuple[Upload, ...]:
+        """Return the uploads that nobody has written to, or asked for, for so long."""
+        stale: list[Upload] = []
         for upload in self.uploads():
             try:
                 age_s = self._now() - upload.path.stat().st_mtime
             except FileNotFoundError:
                 age_s = older_than_s
             if age_s >= older_than_s and upload.writers == 0:
-                self.cancel_upload(upload)
-                swept += 1
-        return swept
+                stale.append(upload)
+        return tuple(stale)
+
+    def sweep_uploads(self, older_than_s: float = DAY_S) -> int:
+        """Cancel the stale uploads; return how many."""
+        stale = self.stale_uploads(older_than_s)
+        for upload in stale:
+            self.cancel_upload(upload)
+        return len(stale)
 
     def _publish(self, path: Path, digest: str) -> None:
         """Give the finished, synced file at `path` its name; the caller holds the lock."""

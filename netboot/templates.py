@@ -1,13 +1,13 @@
 """The templates in the store, as operators see them. Calls to the store run on threads."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import ParamSpec, TypeVar
 
 from agent.model.template import TemplateConfig
 from agent.model.wire import BadDocument
 from netboot.problems import ProblemError, bad_request, not_found, unprocessable
-from netboot.store import Store, StoredTemplate
+from netboot.store import Freed, Store, StoredTemplate
 from netboot.store_errors import (
     BlobUnknown,
     DigestInvalid,
@@ -16,7 +16,7 @@ from netboot.store_errors import (
     NameUnknown,
     StoreError,
 )
-from netboot.values import TemplateShown, TemplateSummary
+from netboot.values import GcReport, GcRequest, TemplateShown, TemplateSummary
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -55,6 +55,23 @@ class Templates:
     async def remove(self, reference: str) -> str:
         """Remove a template, or just a tag if others name it too; return the digest."""
         return await self._ask(self.store.delete_template, reference)
+
+    async def sweep(self, asked: GcRequest, keep: Callable[[], Iterable[str]]) -> GcReport:
+        """Free what no template needs, or say what that would be. `keep` names the repositories
+        that a job is at work on. Raises ProblemError."""
+
+        def call() -> Freed:
+            do = self.store.would_free if asked.dry_run else self.store.gc
+            return do(asked.grace_s, tuple(keep()))
+
+        freed = await self._ask(call)
+        return GcReport(
+            dry_run=asked.dry_run,
+            uploads=freed.uploads,
+            blobs=freed.blobs,
+            bytes=freed.bytes,
+            busy=freed.busy,
+        )
 
     async def check_captured(self, name: str, digest: str | None) -> None:
         """Raise ProblemError unless `digest` is a whole template that the store has as `name`."""
@@ -98,4 +115,5 @@ def _summary(found: StoredTemplate, config: TemplateConfig) -> TemplateSummary:
         disk_bytes=sum(disk.size_bytes for disk in config.layout.disks),
         used_bytes=sum(volume.used_bytes for volume in config.layout.volumes),
         stored_bytes=found.size_bytes,
+        lost_bytes=sum(hole.size for hole in config.holes),
     )

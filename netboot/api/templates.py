@@ -6,8 +6,9 @@ from aiohttp import web
 
 from netboot.auth import Access
 from netboot.context import ANY_CHANGE, context_of
-from netboot.routes import Route, json_response, path_value
-from netboot.values import TemplateShown, TemplateSummary
+from netboot.jobs import busy_repositories
+from netboot.routes import Route, json_response, path_value, read_body
+from netboot.values import GcReport, GcRequest, TemplateShown, TemplateSummary
 
 
 async def list_templates(request: web.Request) -> web.Response:
@@ -24,6 +25,14 @@ async def remove_template(request: web.Request) -> web.Response:
     await context.templates.remove(path_value(request, "template"))
     context.wakeups.wake(ANY_CHANGE)
     return web.Response(status=204)
+
+
+async def sweep_store(request: web.Request) -> web.Response:
+    """Collect the store's garbage now; every hour it is collected anyway."""
+    context = context_of(request)
+    asked = await read_body(request, GcRequest, 4096)
+    freed = await context.templates.sweep(asked, lambda: context.state.ask(busy_repositories))
+    return json_response(freed)
 
 
 ROUTES: Final = (
@@ -52,5 +61,15 @@ ROUTES: Final = (
         "Remove a template; space is freed later",
         status=204,
         errors=(404,),
+    ),
+    Route(
+        "POST",
+        "/api/v1/gc",
+        Access.OPERATOR,
+        sweep_store,
+        "Free what no template needs, now",
+        request=GcRequest,
+        response=GcReport,
+        errors=(413, 415, 422),
     ),
 )

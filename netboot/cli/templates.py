@@ -1,11 +1,15 @@
-"""`metalcast template ls/show/rm`."""
+"""`metalcast template ls/show/rm`, and the other words of `template`."""
 
 import argparse
 from typing import Any
 
+from agent.model.template import TemplateConfig
+from agent.trust.templates import SignatureFact, check_signatures
 from agent.units import format_bytes
+from netboot.cli import template_check, template_move
 from netboot.cli.common import make_client
-from netboot.cli.show import format_age, say, say_facts, say_json, say_table
+from netboot.cli.show import clean, format_age, say, say_facts, say_json, say_table
+from netboot.cli.template_places import store_client
 from netboot.values import TemplateSummary
 
 
@@ -21,6 +25,8 @@ def add_parser(subparsers: Any, common: argparse.ArgumentParser) -> None:
         one = words.add_parser(word, parents=[common], help=text)
         one.add_argument("reference", metavar="REF", help="NAME, NAME:TAG or NAME@sha256:…")
         one.set_defaults(call=call)
+    template_move.add_parsers(words, common)
+    template_check.add_parsers(words, common)
 
 
 def list_templates(args: argparse.Namespace) -> int:
@@ -36,7 +42,7 @@ def list_templates(args: argparse.Namespace) -> int:
             format_bytes(one.disk_bytes),
             format_bytes(one.used_bytes),
             format_bytes(one.stored_bytes),
-            f"{format_age(one.captured_at)} ago",
+            f"{format_age(one.captured_at)} ago" + (" DAMAGED" if one.lost_bytes else ""),
         )
         for one in found
     ]
@@ -47,16 +53,25 @@ def list_templates(args: argparse.Namespace) -> int:
 
 def show_template(args: argparse.Namespace) -> int:
     shown = make_client(args).template(args.reference)
-    if args.json:
-        say_json(shown)
-        return 0
     one, config = shown.summary, shown.config
+    source = store_client(args, one.name)
+    try:
+        signatures = check_signatures(source, one.digest, one.name, ())
+    finally:
+        source.close()
+    if args.json:
+        say_json({"summary": one, "config": config, "signatures": signatures})
+        return 0
     system = config.os
+    if one.lost_bytes:
+        say_lost(config)
     say_facts(
         (
             ("template", _reference(one)),
             ("digest", one.digest),
+            ("signed", ", ".join(_signer(fact) for fact in signatures) or "by nobody"),
             ("captured", f"{one.captured_at} by {config.captured_by}"),
+            ("compared with", config.parent),
             ("system", one.os),
             ("kernel", system.kernel if system else None),
             ("boot loader", system.bootloader if system else None),
@@ -85,6 +100,22 @@ def show_template(args: argparse.Namespace) -> int:
     if config.redactions:
         say(f"\n{len(config.redactions)} personal files were left out")
     return 0
+
+
+def say_lost(config: TemplateConfig) -> None:
+    """Say loudly what the template lacks."""
+    lost = sum(hole.size for hole in config.holes)
+    say(f"DAMAGED: {format_bytes(lost)} could not be read on the source and are zeros:")
+    for hole in config.holes[:20]:
+        say(f"  {clean(hole.volume)}: {format_bytes(hole.size)} at {hole.offset}")
+    if len(config.holes) > 20:
+        say(f"  and {len(config.holes) - 20} more")
+    say()
+
+
+def _signer(fact: SignatureFact) -> str:
+    """Return who signed, unproved: `verify --key` proves it."""
+    return f"by {fact.key or 'nobody known'} (not checked; verify --key FILE does)"
 
 
 def _reference(one: TemplateSummary) -> str:

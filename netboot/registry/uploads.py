@@ -1,10 +1,12 @@
 """Blobs on their way in: begun, continued where they stand, finished by their digest."""
 
 import asyncio
+import contextlib
 from typing import Final
 
 from aiohttp import web
 
+from netboot.problems import ProblemError
 from netboot.registry.context import Context
 from netboot.registry.wire import (
     BodyCut,
@@ -40,12 +42,12 @@ async def post_upload(context: Context, request: web.Request, name: str) -> web.
     query = request.query
     if "mount" in query and "from" in query:
         source, digest = parse_name(query["from"]), parse_digest(query["mount"])
-        await context.authorize(request, source, "pull")
-        try:
+        # else the client sends the bytes, so says the protocol: if the blob is not there, and
+        # in the same words if it is none of the client's business
+        with contextlib.suppress(BlobUnknown, web.HTTPException, ProblemError):
+            await context.authorize(request, source, "pull")
             await context.blocking(context.store.mount_blob, name, digest, source)
             return _created(name, digest)
-        except BlobUnknown:
-            pass  # the client then sends the bytes, so says the protocol
     if _ASK_FOR_DIGEST in query:
         digest = parse_digest(query[_ASK_FOR_DIGEST])
         upload = await context.blocking(context.store.begin_upload, name)
@@ -60,7 +62,10 @@ async def post_upload(context: Context, request: web.Request, name: str) -> web.
 
 
 async def get_upload(context: Context, request: web.Request, name: str) -> web.StreamResponse:
-    return web.Response(status=204, headers=_where(_upload(context, request, name)))
+    """Say where the upload stands. Whoever asks holds on to it: it is not stale."""
+    upload = _upload(context, request, name)
+    await context.blocking(context.store.touch_upload, upload)
+    return web.Response(status=204, headers=_where(upload))
 
 
 async def patch_upload(context: Context, request: web.Request, name: str) -> web.StreamResponse:

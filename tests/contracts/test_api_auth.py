@@ -20,7 +20,7 @@ from netboot.context import Context
 from netboot.jobs import hash_token
 from netboot.server import ROUTES, make_app
 from tests.contracts.api_server import AGENT, MACHINE, OTHER, Api, log, running
-from tests.contracts.api_templates import push_template
+from tests.contracts.api_templates import push_blob, push_template
 
 DIGEST = f"sha256:{'0' * 64}"
 PUBLIC = {
@@ -204,8 +204,10 @@ def test_a_capture_may_push_to_its_repository_only(scene: Scene) -> None:
     headers = {"Content-Type": "application/octet-stream"}
     assert agent.post("/v2/other/blobs/uploads/", b"", headers=headers).status_code == 202
     assert agent.post("/v2/demo/blobs/uploads/", b"", headers=headers).status_code == 403
-    mount = f"/v2/other/blobs/uploads/?mount={DIGEST}&from=demo"
-    assert agent.post(mount, b"", headers=headers).status_code == 403
+    blob = push_blob(scene.api, "demo", b"none of its business").digest
+    mount = f"/v2/other/blobs/uploads/?mount={blob}&from=demo"
+    assert agent.post(mount, b"", headers=headers).status_code == 202  # "send it yourself"
+    assert agent.call("HEAD", f"/v2/other/blobs/{blob}").status_code == 404
     assert agent.call("DELETE", "/v2/other/manifests/latest").status_code == 403
     assert agent.get("/v2/_catalog").status_code == 403
 
