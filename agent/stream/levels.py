@@ -29,11 +29,14 @@ class Levels:
         self._most = max(
             level for level in range(LEAST, _MOST + 1) if lanes * _memory(level) <= _WORKING_MEMORY
         )
-        self._for_upload = self._for_lanes = self._since = 0.0
+        self._for_upload = self._for_lanes = 0.0
+        self._since: float | None = None
 
     def waited(self, now: float, *, for_upload: float = 0.0, for_lanes: float = 0.0) -> None:
         """Take note of seconds waited, at `now` of a monotonic clock."""
-        self._since = self._since or now
+        if self._since is None:
+            self._since = now
+            return
         self._for_upload += for_upload
         self._for_lanes += for_lanes
         spent = now - self._since

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from agent.model.inventory import Board, Inventory, SecureBoot
 from agent.model.layout import Content, Disk, Layout, Raw, Volume
-from agent.model.template import Firmware, TemplateConfig
+from agent.model.template import FORMAT_VERSION, Firmware, TemplateConfig
 from agent.store.body import Limits
 from agent.store.registry import RegistryClient
 from agent.store.retry import Retry
@@ -52,7 +52,7 @@ def make_config(*volumes: Volume) -> TemplateConfig:
         disks=(),
     )
     return TemplateConfig(
-        format=1,
+        format=FORMAT_VERSION,
         name="demo",
         captured_at="2026-11-23T16:00:00Z",
         captured_by="metalcast 0.1.0",
