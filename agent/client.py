@@ -1,5 +1,8 @@
 """The agent's side of the job API: hello, claim, events. One claim, one token."""
 
+import secrets
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -10,15 +13,17 @@ from agent.errors import AgentError, ClaimRefused, ServerError
 from agent.model.event import Event
 from agent.model.job import (
     CaptureSpec,
-    Claim,
     ClaimRequest,
     Hello,
     HelloAnswer,
     Job,
     MachineId,
     Redemption,
+    SignedClaim,
 )
 from agent.model.wire import BadDocument, decode, encode
+from agent.trust.claims import Asked, TrustedClaim, open_claim
+from agent.trust.minisign import PublicKey, TrustError
 
 T = TypeVar("T")
 CONNECT_S = 10
@@ -47,19 +52,46 @@ class ServerClient:
     def hello(self, hello: Hello) -> HelloAnswer:
         return self._expect(self._call("POST", "/api/v1/agents/hello", encode(hello)), HelloAnswer)
 
-    def claim(self, machine: MachineId, agent: str, wait_s: int) -> Claim | None:
-        """Return the job, or None when `wait_s` passed without one.
+    def claim(
+        self, machine: MachineId, agent: str, wait_s: int, keys: Sequence[PublicKey]
+    ) -> TrustedClaim | None:
+        """Return the job, signed by one of `keys`, or None when `wait_s` passed without one.
 
-        Raises ClaimRefused while another agent holds this machine's job.
+        Raises ClaimRefused while another agent holds this machine's job, TrustError.
         """
+        asked = Asked(machine, agent, secrets.token_hex(16))
         path = f"/api/v1/machines/{machine}/claim?wait={wait_s}"
-        answer = self._call("POST", path, encode(ClaimRequest(agent=agent)))
-        return None if answer.status_code == 204 else self._expect(answer, Claim)
+        request = ClaimRequest(agent=agent, nonce=asked.nonce)
+        return self._claimed("POST", path, encode(request), asked, keys)
 
-    def redeem(self, code: str, machine: MachineId, agent: str, spec: CaptureSpec) -> Claim:
+    def redeem(
+        self,
+        code: str,
+        machine: MachineId,
+        agent: str,
+        spec: CaptureSpec,
+        keys: Sequence[PublicKey],
+    ) -> TrustedClaim:
         """Return a capture job, made and claimed at once by a pass that the operator gave."""
-        body = encode(Redemption(code=code, machine=machine, agent=agent, spec=spec))
-        return self._expect(self._call("POST", "/api/v1/passes/redeem", body), Claim)
+        asked = Asked(machine, agent, secrets.token_hex(16))
+        request = Redemption(code=code, machine=machine, agent=agent, nonce=asked.nonce, spec=spec)
+        body = encode(request)
+        trusted = self._claimed("POST", "/api/v1/passes/redeem", body, asked, keys)
+        if trusted is None:
+            raise ServerError(f"{self.base_url} took the pass and gave no job")
+        if trusted.claim.job.spec != spec:
+            raise TrustError("the server gave another job than the pass was spent on")
+        return trusted
+
+    def _claimed(
+        self, method: str, path: str, body: bytes, asked: Asked, keys: Sequence[PublicKey]
+    ) -> TrustedClaim | None:
+        began = time.monotonic()
+        answer = self._call(method, path, body)
+        if answer.status_code == 204:
+            return None
+        signed = self._expect(answer, SignedClaim)
+        return open_claim(signed, asked, keys, time.monotonic() - began)
 
     def post_events(self, job: str, events: list[Event]) -> None:
         self._call("POST", f"/api/v1/jobs/{job}/events", encode(events))

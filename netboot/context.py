@@ -11,6 +11,7 @@ from aiohttp import web
 from netboot.auth import Guard, Who
 from netboot.limits import RateLimit
 from netboot.mirrors import MirrorRule
+from netboot.signing import SecretKey
 from netboot.state import State, rfc3339
 from netboot.templates import Templates
 from netboot.wakeups import Wakeups
@@ -40,6 +41,8 @@ class Context:
     guard: Guard
     watch: Watch
     wakeups: Wakeups
+    signer: SecretKey = field(repr=False)
+    """This server's own key: agents whose image knows it take jobs from nobody else."""
     hello_limit: RateLimit = field(default_factory=lambda: RateLimit(per_s=10, burst=200))
     claim_limit: RateLimit = field(default_factory=lambda: RateLimit(per_s=20, burst=400))
     login_limit: RateLimit = field(default_factory=lambda: RateLimit(per_s=0.2, burst=10))

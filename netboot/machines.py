@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from agent.model.inventory import Inventory
-from agent.model.job import Machine
+from agent.model.job import ImageKeys, Machine
 from agent.model.wire import decode, encode
 from netboot.problems import ProblemError, not_found
 
@@ -52,12 +52,19 @@ def keep_trouble(db: sqlite3.Connection, machine: str, trouble: str | None) -> N
     db.execute("UPDATE machines SET trouble = ? WHERE id = ?", (trouble, machine))
 
 
+def keep_keys(db: sqlite3.Connection, machine: str, keys: ImageKeys | None) -> None:
+    """Note whom the machine's agent trusts; None: what it said before stands."""
+    if keys is not None:
+        db.execute("UPDATE machines SET keys = ? WHERE id = ?", (encode(keys), machine))
+
+
 def name_machine(db: sqlite3.Connection, machine: str, name: str) -> None:
     db.execute("UPDATE machines SET name = ? WHERE id = ?", (name, machine))
 
 
 _SELECT: Final = """
 SELECT m.id, m.uuid, m.name, m.first_seen_at, m.last_seen_at, m.firmware, m.inventory_at, m.trouble,
+       m.keys,
        (SELECT j.id FROM jobs j WHERE j.machine = m.id
         ORDER BY j.state IN ('queued', 'running') DESC, j.ordinal DESC LIMIT 1) AS job
 FROM machines m
@@ -118,4 +125,5 @@ def _machines(rows: sqlite3.Cursor) -> Iterator[Machine]:
             inventory_at=row["inventory_at"],
             job=row["job"],
             trouble=row["trouble"],
+            keys=decode(row["keys"], ImageKeys, "keys") if row["keys"] else None,
         )

@@ -17,6 +17,7 @@ from netboot.context import API, CONTEXT, WHO, Context, Settings
 from netboot.problems import ProblemError, unauthorized
 from netboot.registry import registry_routes, tidy
 from netboot.routes import BODY_MAX, Route, json_response
+from netboot.signing import open_server_key
 from netboot.state import State
 from netboot.store import Store
 from netboot.templates import Templates
@@ -151,6 +152,7 @@ def open_context(settings: Settings) -> tuple[Context, str | None]:
         guard=Guard(token, state),
         watch=Watch(),
         wakeups=Wakeups(),
+        signer=open_server_key(settings.data),
     )
     return context, new_token
 

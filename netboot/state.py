@@ -20,7 +20,7 @@ from agent.errors import AgentError
 P = ParamSpec("P")
 T = TypeVar("T")
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 SCHEMA: Final = """
 CREATE TABLE machines (
     id            TEXT PRIMARY KEY,
@@ -31,7 +31,8 @@ CREATE TABLE machines (
     firmware      TEXT,
     inventory     BLOB,
     inventory_at  TEXT,
-    trouble       TEXT
+    trouble       TEXT,
+    keys          BLOB
 ) STRICT;
 
 CREATE TABLE jobs (
@@ -77,6 +78,8 @@ CREATE TABLE passes (
     expires_at REAL NOT NULL
 ) STRICT, WITHOUT ROWID;
 """
+CHANGES: Final = {1: "ALTER TABLE machines ADD COLUMN keys BLOB"}
+"""What makes of a database of that version one of the next."""
 
 
 class StateError(AgentError):
@@ -176,4 +179,8 @@ def _open(path: Path) -> sqlite3.Connection:
             for statement in SCHEMA.split(";\n"):
                 connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    for older in range(version or SCHEMA_VERSION, SCHEMA_VERSION):
+        with transaction(connection):
+            connection.execute(CHANGES[older])
+            connection.execute(f"PRAGMA user_version = {older + 1}")
     return connection

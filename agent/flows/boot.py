@@ -18,7 +18,16 @@ from agent.flows.version import version
 from agent.flows.workplace import Workplace
 from agent.model.event import Failed, Level, Logged, Succeeded
 from agent.model.inventory import Inventory
-from agent.model.job import CaptureSpec, Claim, DeploySpec, Finish, Hello, InspectSpec, MachineId
+from agent.model.job import (
+    CaptureSpec,
+    Claim,
+    DeploySpec,
+    Finish,
+    Hello,
+    ImageKeys,
+    InspectSpec,
+    MachineId,
+)
 from agent.probe import probe_inventory
 from agent.report import EventPoster, Report, log_file, tee
 from agent.store.registry import RegistryClient
@@ -26,12 +35,16 @@ from agent.store.retry import Retry
 from agent.store.source import BlobSource
 from agent.store.sources import open_mirrors
 from agent.system.command import Runner
+from agent.trust.claims import TrustedClaim, clock_difference_s
+from agent.trust.keyring import Keyring
+from agent.trust.minisign import ids_of
 
 T = TypeVar("T")
 
 LOG = Path("/run/metalcast/log.jsonl")
 MIRROR_FILES = Path("/run/metalcast/mirrors")
 CLAIM_WAIT_S = 25
+CLOCK_TOLERANCE_S = 86400
 SERVER_TRIES_S = (2, 3, 5, 10, 15, 30)
 
 
@@ -42,6 +55,7 @@ class NetbootedAgent:
     run: Runner
     console: Console
     server: ServerClient
+    keyring: Keyring
     boot_mac: str | None
     agent: str
     lldp_seconds: int = 0
@@ -58,25 +72,28 @@ class NetbootedAgent:
         machine = self.hello(inventory)
         self.console.say(f"This machine is {machine}; it waits for a job.")
         while True:
-            claim = self._claim(machine)
-            if claim is None:
+            trusted = self._claim(machine)
+            if trusted is None:
                 continue
-            finish = self.do(claim, inventory)
+            finish = self.do(trusted, inventory)
             if finish is not Finish.STAY:
                 return finish
 
-    def do(self, claim: Claim, inventory: Inventory) -> Finish:
+    def do(self, trusted: TrustedClaim, inventory: Inventory) -> Finish:
         """Do one claimed job; return how the machine goes on. After a failure, it stays."""
-        done = self.do_claimed(claim, inventory)
-        return Finish.STAY if done is None else claim.job.spec.finish
+        done = self.do_claimed(trusted, inventory)
+        return Finish.STAY if done is None else trusted.claim.job.spec.finish
 
-    def do_claimed(self, claim: Claim, inventory: Inventory) -> dict[str, Any] | None:
+    def do_claimed(self, trusted: TrustedClaim, inventory: Inventory) -> dict[str, Any] | None:
         """Do one claimed job and report its end; return its result, None if it failed.
 
         Never raises for what the job did: it was told, here and at the server.
         """
+        claim = trusted.claim
         job = claim.job
-        self.console.say(f"Job {job.id}: {job.spec.__struct_config__.tag}")
+        by = f"signed by {trusted.key}" if trusted.key else "NOT VERIFIED, see above"
+        self.console.say(f"Job {job.id}: {job.spec.__struct_config__.tag} ({by})")
+        self._compare_clocks(claim)
         client = ServerClient(self.server.base_url, claim.token)
         poster = EventPoster(JobPoster(client, job.id))
         local = tee(self.console.report, log_file(LOG))
@@ -85,7 +102,9 @@ class NetbootedAgent:
         try:
             source = self._source(claim, report)
             confirm = partial(poster.confirm)
-            place = Workplace(self.run, inventory, report, source, confirm, self.boot_mac)
+            place = Workplace(
+                self.run, inventory, report, source, self.keyring, confirm, self.boot_mac
+            )
             result = carry_out_job(claim, place)
         except ClaimRefused as error:
             local(Failed(failure=failure_of(error)))
@@ -99,6 +118,14 @@ class NetbootedAgent:
         report(Succeeded(result=result))
         poster.close()
         return result
+
+    def _compare_clocks(self, claim: Claim) -> None:
+        """Say so when this machine's clock is far off: nothing here depends on it."""
+        ahead_s = clock_difference_s(claim, time.time())
+        if abs(ahead_s) > CLOCK_TOLERANCE_S:
+            way = "ahead of" if ahead_s > 0 else "behind"
+            days = abs(ahead_s) / 86400
+            self.console.say(f"This machine's clock is {days:.0f} days {way} the server's.")
 
     def _source(self, claim: Claim, report: Report) -> BlobSource:
         """Return where the job's template is: our server, and the mirrors that it names."""
@@ -137,14 +164,22 @@ class NetbootedAgent:
             uuid=inventory.board.uuid,
             inventory=inventory,
             trouble=trouble,
+            keys=None if trouble else self._keys(),
         )
         if not patient:
             return self.server.hello(hello).machine
         return self._patiently(lambda: self.server.hello(hello)).machine
 
-    def _claim(self, machine: MachineId) -> Claim | None:
+    def _keys(self) -> ImageKeys:
+        ring = self.keyring
+        return ImageKeys(templates=ids_of(ring.templates), server=ids_of(ring.server))
+
+    def _claim(self, machine: MachineId) -> TrustedClaim | None:
+        keys = self.keyring.server
         try:
-            return self._patiently(lambda: self.server.claim(machine, self.agent, CLAIM_WAIT_S))
+            return self._patiently(
+                lambda: self.server.claim(machine, self.agent, CLAIM_WAIT_S, keys)
+            )
         except ClaimRefused as error:
             self.console.say(f"waiting: {error}")
             self.sleep(10)

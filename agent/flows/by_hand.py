@@ -10,14 +10,13 @@ from urllib.parse import urlsplit
 from agent.console import Console, duration, standard_console
 from agent.errors import ExitStatus, Refused, UsageError
 from agent.flows.capture import capture as capture_flow
-from agent.flows.deploy import NO_JOB, make_plan
+from agent.flows.deploy import NO_JOB, make_plan, render_page
 from agent.flows.deploy import deploy as deploy_flow
 from agent.flows.questions import Questions, yes_or_no
 from agent.flows.workplace import Workplace
 from agent.model.event import Happening, Level, Logged, PlanMade
 from agent.model.job import CaptureSpec, DeploySpec
 from agent.model.wire import convert, decode, pretty
-from agent.planning.review import render_plan
 from agent.probe import probe_inventory
 from agent.probe.page import render_inventory
 from agent.report import now
@@ -28,6 +27,7 @@ from agent.store.retry import Retry
 from agent.store.source import BlobSource
 from agent.store.sources import open_source
 from agent.system.command import Run
+from agent.trust.keyring import read_keyring
 from agent.units import format_bytes
 
 _HINTS = ("serial", "wwn", "model", "vendor", "hctl", "by_path", "transport", "size", "name")
@@ -42,8 +42,10 @@ def inspect(args: argparse.Namespace) -> int:
 
 def plan(args: argparse.Namespace) -> int:
     spec, reference = _deploy_spec(args)
-    made, _ = make_plan(_place(args, spec.template, lambda _: None), spec, reference, NO_JOB)
-    print(pretty({"digest": made.digest, "plan": made}) if args.json else render_plan(made))
+    place = _place(args, spec.template, lambda _: None)
+    made, _, trusted = make_plan(place, spec, reference, NO_JOB)
+    facts = {"digest": made.digest, "signature": trusted.signed, "plan": made}
+    print(pretty(facts) if args.json else render_page(made, trusted))
     return ExitStatus.DONE
 
 
@@ -106,7 +108,7 @@ def _asking(console: Console, yes: bool, question: str, happening: Happening) ->
 def _place(args: argparse.Namespace, template: str, report: Any) -> Workplace:
     source = _source(args, template, report)
     run = Run()
-    return Workplace(run, probe_inventory(run), report, source)
+    return Workplace(run, probe_inventory(run), report, source, read_keyring())
 
 
 def _source(args: argparse.Namespace, template: str, report: Any) -> BlobSource:

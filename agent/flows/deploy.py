@@ -21,9 +21,12 @@ from agent.planning.review import render_plan
 from agent.probe import probe_drives
 from agent.report import Report
 from agent.store.template import Template, open_template
+from agent.stream.progress import slowest
 from agent.stream.restore import restore_volume, volume_bytes
 from agent.stream.verify import verify_volume
 from agent.system.command import Runner
+from agent.trust.claims import template_name
+from agent.trust.templates import TrustedTemplate, require_signature
 from agent.units import Extent
 
 NO_JOB = "j-000000000000"
@@ -39,6 +42,7 @@ class TemplateSource:
     seconds: dict[str, float] = field(default_factory=dict)
     fetched_bytes: int = 0
     written_bytes: int = 0
+    kept_bytes: int = 0
     read_back_bytes: int = 0
 
     def restore(
@@ -60,6 +64,7 @@ class TemplateSource:
         )
         self.fetched_bytes += done.bytes_fetched
         self.written_bytes += done.bytes_written
+        self.kept_bytes += done.bytes_kept
         self._add(done.stage_seconds)
         return done.withheld
 
@@ -94,14 +99,30 @@ class TemplateSource:
 
 def make_plan(
     place: Workplace, spec: DeploySpec, reference: str, job: str
-) -> tuple[Plan, Template]:
-    """Verify the template's manifest, choose the disk and decide. Nothing is written.
+) -> tuple[Plan, Template, TrustedTemplate]:
+    """Verify the template's signature and manifest, choose the disk and decide. Nothing is written.
 
-    Raises PlanRefused with every objection, TemplateError, ServerError.
+    Raises PlanRefused with every objection, TrustError, TemplateError, ServerError.
     """
-    template = open_template(place.source, reference)
+    trusted = trust_template(place, spec.template, reference)
+    template = open_template(place.source, trusted.digest)
     drive = pick_disk(spec.disk, place.inventory.disks)
-    return plan_deploy(place.inventory, template.config, spec, drive, job), template
+    plan = plan_deploy(place.inventory, template.config, spec, drive, job)
+    return plan, template, trusted
+
+
+def trust_template(place: Workplace, template: str, reference: str) -> TrustedTemplate:
+    """Return the manifest that may be deployed as `template`. Raises TrustError."""
+    digest = reference
+    if not reference.startswith("sha256:"):
+        digest = place.source.manifest(reference)[1]
+    keys = place.keyring.templates
+    return require_signature(place.source, digest, template_name(template), keys)
+
+
+def render_page(plan: Plan, trusted: TrustedTemplate) -> str:
+    """Return the plan as a page, with who vouches for the template."""
+    return f"{render_plan(plan)}\n\nSignature  {trusted.line}"
 
 
 def deploy(place: Workplace, spec: DeploySpec, reference: str, job: str) -> dict[str, Any]:
@@ -115,8 +136,8 @@ def deploy(place: Workplace, spec: DeploySpec, reference: str, job: str) -> dict
         text = f"{finished.path} holds this job's deployment, complete: nothing is written again"
         place.report(Logged(level=Level.WARNING, message=text))
         return {"disk": finished.identity, "template": reference, "found_complete": True}
-    plan, template = make_plan(place, spec, reference, job)
-    place.report(PlanMade(text=render_plan(plan), digest=plan.digest))
+    plan, template, trusted = make_plan(place, spec, reference, job)
+    place.report(PlanMade(text=render_page(plan, trusted), digest=plan.digest))
     source = TemplateSource(template, plan.target.serial)
     host = Host(
         run=place.run,
@@ -129,12 +150,15 @@ def deploy(place: Workplace, spec: DeploySpec, reference: str, job: str) -> dict
     done = apply(plan, host, place.report)
     return {
         "template": template.digest,
+        "signed_by": trusted.signed.key if trusted.signed else None,
         "disk": plan.target.identity,
         "plan": plan.digest,
         "fetched_bytes": source.fetched_bytes,
         "written_bytes": source.written_bytes,
+        "kept_bytes": source.kept_bytes,
         "read_back_bytes": source.read_back_bytes,
         "stage_seconds": {stage: round(took, 2) for stage, took in source.seconds.items()},
+        "bottleneck": slowest(source.seconds),
         "personal_files": sorted({touched.path for touched in done.touched}),
         "warnings": done.warnings,
         "seconds": round(time.monotonic() - began, 1),

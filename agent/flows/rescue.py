@@ -19,7 +19,7 @@ from agent.flows.questions import (
     yes_or_no,
 )
 from agent.model.inventory import Drive, Inventory
-from agent.model.job import CaptureSpec, Claim, DiskHints, Finish, MachineId, PassCode
+from agent.model.job import CaptureSpec, DiskHints, Finish, MachineId, PassCode
 from agent.model.plan import CapturePlan
 from agent.model.template import NAME_PATTERN
 from agent.model.wire import BadDocument, convert
@@ -27,6 +27,8 @@ from agent.planning.hints import choosing_hint, kernel_argument, pick_disk, summ
 from agent.planning.review import render_capture
 from agent.probe import probe_inventory
 from agent.system.command import Runner
+from agent.trust.claims import TrustedClaim
+from agent.trust.keyring import Keyring
 from agent.units import format_bytes
 
 _URL = r"https?://[A-Za-z0-9.\[\]:-]+"
@@ -40,6 +42,7 @@ class Rescue:
     console: Console
     args: BootArgs
     questions: Questions
+    keyring: Keyring
 
     def work(self) -> Finish:
         """Ask, capture, show the receipt; return how the machine goes on.
@@ -48,6 +51,8 @@ class Rescue:
         """
         questions = self.questions
         inventory = probe_inventory(self.run, boot_mac=self.args.bootif)
+        for line in self.keyring.lines():
+            self.console.say(line)
         self.console.say(render_choices(inventory))
         drive = self._disk(questions, inventory)
         plan = self._look(inventory, drive)
@@ -119,7 +124,12 @@ class Rescue:
             if not re.fullmatch(_URL, url):
                 raise NotAnAnswer("please type http://ADDRESS:8470")
             agent = NetbootedAgent(
-                self.run, self.console, ServerClient(url), self.args.bootif, new_agent_id()
+                self.run,
+                self.console,
+                ServerClient(url),
+                self.keyring,
+                self.args.bootif,
+                new_agent_id(),
             )
             return agent, agent.hello(inventory, patient=False)
 
@@ -132,25 +142,27 @@ class Rescue:
 
     def _claim(
         self, questions: Questions, agent: NetbootedAgent, machine: MachineId, spec: CaptureSpec
-    ) -> Claim:
+    ) -> TrustedClaim:
         """Return the right to upload: a job that waits for this machine, else a pass."""
-        waiting = agent.server.claim(machine, agent.agent, 0)
+        keys = self.keyring.server
+        waiting = agent.server.claim(machine, agent.agent, 0, keys)
         if waiting is not None:
-            job = waiting.job.spec
+            found = waiting.claim.job
+            job = found.spec
             if not isinstance(job, CaptureSpec) or job.name != spec.name:
                 raise UsageError(
-                    f"the server has another job for this machine: {waiting.job.id}",
-                    hint=f"metalcast job cancel {waiting.job.id}",
+                    f"the server has another job for this machine: {found.id}",
+                    hint=f"metalcast job cancel {found.id}",
                 )
-            self.console.say(f"The job {waiting.job.id} at the server allows it.")
+            self.console.say(f"The job {found.id} at the server allows it.")
             return waiting
 
-        def redeem(code: str) -> Claim:
+        def redeem(code: str) -> TrustedClaim:
             try:
                 plain = convert(code.strip().lower(), PassCode, "pass")
             except BadDocument as error:
                 raise NotAnAnswer("please type it as it was shown: xxxx-xxxx-xxxx-xxxx") from error
-            return agent.server.redeem(plain, machine, agent.agent, spec)
+            return agent.server.redeem(plain, machine, agent.agent, spec, keys)
 
         self.console.say(f"On the server, make a pass:  metalcast pass create --name {spec.name}")
         return questions.ask("Pass?", redeem, argument="the pass, typed at the console;")
@@ -158,7 +170,7 @@ class Rescue:
     def _capture(
         self,
         agent: NetbootedAgent,
-        claim: Claim,
+        claim: TrustedClaim,
         inventory: Inventory,
         hint: tuple[str, str],
     ) -> Finish:

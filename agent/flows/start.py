@@ -21,6 +21,7 @@ from agent.probe.page import render_inventory
 from agent.system.command import Run
 from agent.system.netup import NetworkDown, bring_network_up
 from agent.system.power import finish_machine
+from agent.trust.keyring import Keyring, read_keyring
 
 
 def boot(args: argparse.Namespace) -> int:
@@ -29,12 +30,14 @@ def boot(args: argparse.Namespace) -> int:
     names = os.environ.get("METALCAST_CONSOLES", "").split()
     console = machine_console(names) if names else standard_console()
     console.say(f"\nMetalcast {version()}")
-    console.say("This image has no signing keys: it takes templates and jobs from any server.")
     on_error = "stay"
     try:
         bootargs = read_bootargs(args.cmdline)
         on_error = bootargs.on_error
-        finish = work(bootargs, console)
+        keyring = read_keyring()
+        for line in keyring.lines():
+            console.say(line)
+        finish = work(bootargs, console, keyring)
     except Exception as error:
         bug = not isinstance(error, AgentError)
         console.say(traceback_of(error) if bug else failure_page(failure_of(error)))
@@ -67,7 +70,8 @@ def tell_trouble(cmdline: Path, console: Console, error: Exception) -> None:
         inventory = probe_inventory(run, boot_mac=args.bootif)
         if not any(nic.addresses for nic in inventory.nics):
             network_up(run, args, console)
-        agent = NetbootedAgent(run, console, ServerClient(args.server), args.bootif, new_agent_id())
+        server = ServerClient(args.server)
+        agent = NetbootedAgent(run, console, server, Keyring(), args.bootif, new_agent_id())
         failure = failure_of(error)
         trouble = "; ".join((failure.summary, *failure.because))[:2000]
         agent.hello(inventory, patient=False, trouble=trouble)
@@ -89,7 +93,8 @@ def network(args: argparse.Namespace) -> int:
 def rescue_by_hand(args: argparse.Namespace) -> int:
     """Ask the technician's questions on this terminal; the network is as it is."""
     console = standard_console()
-    Rescue(Run(), console, read_bootargs(args.cmdline, strict=False), Questions(console)).work()
+    bootargs = read_bootargs(args.cmdline, strict=False)
+    Rescue(Run(), console, bootargs, Questions(console), read_keyring()).work()
     console.drain()
     return ExitStatus.DONE
 
@@ -102,7 +107,7 @@ def read_bootargs(path: Path, *, strict: bool = True) -> BootArgs:
     return parse_bootargs(words)
 
 
-def work(args: BootArgs, console: Console) -> Finish:
+def work(args: BootArgs, console: Console, keyring: Keyring) -> Finish:
     """Do what the mode says; return how the machine goes on."""
     run = Run()
     if args.mode == "inspect" and args.server is None:
@@ -117,15 +122,14 @@ def work(args: BootArgs, console: Console) -> Finish:
                 raise
             console.say(f"{error}")
             network_up(run, ask_network(questions, args), console)
-        return Rescue(run, console, args, questions).work()
+        return Rescue(run, console, args, questions, keyring).work()
     if args.server is None:
         raise UsageError(
             f"mode {args.mode} needs a server", hint="add metalcast.server=http://ADDRESS:8470"
         )
     network_up(run, args, console)
-    agent = NetbootedAgent(
-        run, console, ServerClient(args.server), args.bootif, new_agent_id(), args.lldp_seconds
-    )
+    server, bootif = ServerClient(args.server), args.bootif
+    agent = NetbootedAgent(run, console, server, keyring, bootif, new_agent_id(), args.lldp_seconds)
     return agent.work()
 
 

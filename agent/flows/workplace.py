@@ -10,6 +10,7 @@ from agent.report import Report
 from agent.store.registry import RegistryClient
 from agent.store.source import BlobSource
 from agent.system.command import Runner
+from agent.trust.keyring import Keyring
 from agent.units import KiB
 
 
@@ -20,6 +21,8 @@ class Workplace:
     report: Report
     source: BlobSource
     """What this job reads its template from; a capture writes there."""
+    keyring: Keyring
+    """Who may vouch for a template."""
     confirm_claim: Callable[[], None] = lambda: None
     """Raises ClaimRefused unless the job is still ours."""
     boot_mac: str | None = None

@@ -17,6 +17,10 @@ MachineId = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{2}(-[0-9a-f]{2}){5}$
 JobId = Annotated[str, msgspec.Meta(pattern=r"^j-[0-9a-f]{12}$(?!\n)")]
 AgentId = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}$(?!\n)")]
 """128 random bits that an agent makes when it starts: knowing them is being that agent."""
+Nonce = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}$(?!\n)")]
+"""128 random bits that stand for one request."""
+KeyName = Annotated[str, msgspec.Meta(pattern=r"^[0-9A-F]{16}$(?!\n)")]
+"""The id of a signing key, as minisign shows it."""
 
 TemplateRef = Annotated[
     str,
@@ -157,6 +161,16 @@ class JobRequest(Value, frozen=True, kw_only=True):
     spec: JobSpec
 
 
+class ImageKeys(Value, frozen=True, kw_only=True):
+    """The ids of the public keys in an agent's image, as minisign shows them.
+
+    None of one kind: that agent takes unsigned templates, or jobs from any server.
+    """
+
+    templates: tuple[KeyName, ...]
+    server: tuple[KeyName, ...]
+
+
 class Machine(Value, frozen=True, kw_only=True):
     id: MachineId
     uuid: str | None
@@ -169,6 +183,8 @@ class Machine(Value, frozen=True, kw_only=True):
     """The job that is queued or running, else the newest that ended."""
     trouble: str | None = None
     """What its agent said when it last came: why it cannot work. None: it can."""
+    keys: ImageKeys | None = None
+    """Whom its agent trusts; None until one has said so."""
 
 
 class Hello(Value, frozen=True, kw_only=True):
@@ -182,6 +198,8 @@ class Hello(Value, frozen=True, kw_only=True):
     inventory: Inventory
     trouble: Annotated[str, msgspec.Meta(max_length=2000)] | None = None
     """Why the agent cannot ask for a job: a kernel argument that it does not know, say."""
+    keys: ImageKeys | None = None
+    """Whom the agent trusts; None if it cannot work."""
 
 
 class HelloAnswer(Value, frozen=True, kw_only=True):
@@ -192,16 +210,23 @@ class HelloAnswer(Value, frozen=True, kw_only=True):
 class ClaimRequest(Value, frozen=True, kw_only=True):
     """`POST /api/v1/machines/{machine}/claim?wait=SECONDS`.
 
-    200 Claim · 204 no job yet · 409 another agent holds the job (Retry-After says how long).
+    200 SignedClaim · 204 no job yet · 409 another agent holds the job (Retry-After says how long).
     """
 
     agent: AgentId
+    nonce: Nonce
+    """Random, of this very request: an answer to another one is not taken for its answer."""
 
 
 class Claim(Value, frozen=True, kw_only=True):
-    """The one time that a job's token crosses the wire. The same agent may ask again."""
+    """The one time that a job's token crosses the wire. The same agent may ask again.
+
+    `agent` and `nonce` are those of the request that this answers; `server_time` is when.
+    """
 
     job: Job
+    agent: AgentId
+    nonce: Nonce
     token: str
     lease_s: int
     """Without an event in this time, the server takes the agent for dead."""
@@ -211,6 +236,15 @@ class Claim(Value, frozen=True, kw_only=True):
     server_time: str
     mirrors: tuple[Mirror, ...] = ()
     """Deploy: where else the template can be read."""
+
+
+class SignedClaim(Value, frozen=True, kw_only=True):
+    """A Claim as it crosses the wire: its exact text, and a minisign signature of that text."""
+
+    document: Annotated[str, msgspec.Meta(max_length=4 * 1024 * 1024)]
+    """A Claim, as JSON. Nothing in it is read before the signature was found good."""
+    signature: Annotated[str, msgspec.Meta(max_length=4096)]
+    """What `metalcast serve` signed with its own key: the four lines of a `.minisig` file."""
 
 
 class EventsAnswer(Value, frozen=True, kw_only=True):
@@ -238,9 +272,11 @@ class Pass(Value, frozen=True, kw_only=True):
 
 
 class Redemption(Value, frozen=True, kw_only=True):
-    """`POST /api/v1/passes/redeem`, without a token. Answers with Claim; the pass is spent."""
+    """`POST /api/v1/passes/redeem`, without a token. Answers with SignedClaim; the pass is
+    spent."""
 
     code: PassCode
     machine: MachineId
     agent: AgentId
+    nonce: Nonce
     spec: CaptureSpec

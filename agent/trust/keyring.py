@@ -4,7 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from agent.trust.minisign import PUBLIC_KEY_MAX_BYTES, PublicKey, TrustError, parse_public_key
+from agent.trust.minisign import (
+    PUBLIC_KEY_MAX_BYTES,
+    PublicKey,
+    TrustError,
+    ids_of,
+    parse_public_key,
+)
 
 KEYS: Final = Path("/etc/metalcast/keys")
 TEMPLATES: Final = "templates"
@@ -31,7 +37,7 @@ class Keyring:
 
 
 def _any_of(keys: tuple[PublicKey, ...]) -> str:
-    return " or ".join(sorted({key.name for key in keys}))
+    return " or ".join(ids_of(keys))
 
 
 def read_keyring(folder: Path = KEYS) -> Keyring:

@@ -75,8 +75,12 @@ def id_text(key_id: bytes) -> str:
     return f"{int.from_bytes(key_id, 'little'):016X}"
 
 
+def ids_of(keys: Iterable[PublicKey]) -> tuple[str, ...]:
+    return tuple(sorted({key.name for key in keys}))
+
+
 def names(keys: Iterable[PublicKey]) -> str:
-    return ", ".join(sorted({key.name for key in keys})) or "none"
+    return ", ".join(ids_of(keys)) or "none"
 
 
 def prehash(data: bytes) -> bytes:

@@ -6,7 +6,16 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from agent.model.job import Claim, ClaimRequest, DeploySpec, Hello, HelloAnswer
+from agent.model.job import (
+    Claim,
+    ClaimRequest,
+    DeploySpec,
+    Hello,
+    HelloAnswer,
+    SignedClaim,
+)
+from agent.model.wire import encode
+from agent.trust.claims import claim_comment
 from agent.units import MiB
 from netboot import jobs, machines
 from netboot.auth import Access
@@ -49,6 +58,7 @@ async def hello(request: web.Request) -> web.Response:
         machines.see_machine(db, machine, at, uuid=uuid)
         machines.keep_inventory(db, machine, said.inventory, at)
         machines.keep_trouble(db, machine, said.trouble)
+        machines.keep_keys(db, machine, said.keys)
 
     await context.state.run(keep)
     if said.trouble:
@@ -71,7 +81,7 @@ async def claim(request: web.Request) -> web.Response:
     with context.wakeups.listen(machine_key(machine)) as listener:
         while not _hung_up(request):
             if granted := await _try_claim(context, machine, asked.agent):
-                return json_response(answer_of(context, granted))
+                return json_response(answer_of(context, granted, asked.agent, asked.nonce))
             if not await listener.wait(ends - asyncio.get_running_loop().time()):
                 break
     return web.Response(status=204)
@@ -98,12 +108,14 @@ async def _try_claim(context: Context, machine: str, agent: str) -> Granted | No
     return granted
 
 
-def answer_of(context: Context, granted: Granted) -> Claim:
-    """Return what an agent that was granted a job is told."""
+def answer_of(context: Context, granted: Granted, agent: str, nonce: str) -> SignedClaim:
+    """Return what an agent that was granted a job is told, signed for that one request."""
     is_deploy = isinstance(granted.job.spec, DeploySpec)
     mirrors = mirrors_of(context.settings.mirrors, granted.repository) if is_deploy else ()
-    return Claim(
+    claim = Claim(
         job=context.watch.shown(granted.job),
+        agent=agent,
+        nonce=nonce,
         token=granted.token,
         lease_s=context.watch.lease_s,
         expires_at=rfc3339(granted.expires_at),
@@ -111,6 +123,9 @@ def answer_of(context: Context, granted: Granted) -> Claim:
         server_time=context.at(),
         mirrors=mirrors,
     )
+    document = encode(claim)
+    signature = context.signer.sign(document, claim_comment(claim))
+    return SignedClaim(document=document.decode(), signature=signature.decode())
 
 
 ROUTES: Final = (
@@ -131,7 +146,7 @@ ROUTES: Final = (
         claim,
         "An agent asks for its machine's job; 204 when there is none",
         request=ClaimRequest,
-        response=Claim,
+        response=SignedClaim,
         query=(WAIT,),
         errors=(404, 409, 413, 415, 422, 429),
         empty=(204,),

@@ -4,7 +4,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from agent.model.job import Claim, Pass, PassRequest, Redemption
+from agent.model.job import Pass, PassRequest, Redemption, SignedClaim
 from netboot import jobs
 from netboot.api.agents import answer_of, limit
 from netboot.auth import Access
@@ -37,7 +37,7 @@ async def redeem(request: web.Request) -> web.Response:
     assert granted is not None
     context.watch.hear(granted.job.id, granted.job.fence)
     context.wakeups.wake(job_key(granted.job.id), ANY_CHANGE)
-    return json_response(answer_of(context, granted))
+    return json_response(answer_of(context, granted, asked.agent, asked.nonce))
 
 
 ROUTES: Final = (
@@ -59,7 +59,7 @@ ROUTES: Final = (
         redeem,
         "A technician's agent spends a pass on a capture job and claims it",
         request=Redemption,
-        response=Claim,
+        response=SignedClaim,
         errors=(403, 409, 413, 415, 422, 429),
     ),
 )

@@ -1,10 +1,11 @@
 """`metalcast machine ls/show/rm`."""
 
 import argparse
-from typing import Any
+from typing import Any, Literal
 
 from agent.errors import ServerError
 from agent.model.inventory import Inventory
+from agent.model.job import ImageKeys
 from agent.units import format_bytes
 from netboot.cli.common import make_client, parse_mac
 from netboot.cli.show import clean, format_age, say, say_facts, say_json, say_table
@@ -68,6 +69,8 @@ def show_machine(args: argparse.Namespace) -> int:
             ("last seen", machine.last_seen_at),
             ("job", machine.job),
             ("cannot work", machine.trouble),
+            ("templates", keys_line(machine.keys, "templates")),
+            ("jobs", keys_line(machine.keys, "server")),
         )
     )
     if inventory:
@@ -75,6 +78,15 @@ def show_machine(args: argparse.Namespace) -> int:
     else:
         say("it has not told yet what it is")
     return 0
+
+
+def keys_line(keys: ImageKeys | None, kind: Literal["templates", "server"]) -> str | None:
+    """Return whom the machine's boot image trusts, as it said last."""
+    if keys is None:
+        return None
+    if names := getattr(keys, kind):
+        return f"must be signed by {' or '.join(names)}"
+    return "UNSIGNED ones are taken: its image has no keys for them"
 
 
 def _say_inventory(inventory: Inventory) -> None:

@@ -22,7 +22,11 @@ DEFAULT_IMAGE: Final = Path.home() / ".cache" / "metalcast" / "image"
 
 def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
-        "serve", help="run the server: store, jobs, boot files, dashboard"
+        "serve",
+        help="run the server: store, jobs, boot files, dashboard",
+        epilog="The first start makes the operator's token (DIR/operator-token) and the server's "
+        "own key (DIR/server.key), which signs every job; give its public half, DIR/server.pub, to "
+        "build-image --server-key, and that image takes jobs from this server only.",
     )
     parser.add_argument("--data", type=Path, metavar="DIR", help="where everything is kept")
     parser.add_argument(
@@ -70,6 +74,8 @@ def run(args: argparse.Namespace) -> int:
         if new_token:
             _say(f"operator token: {new_token}")
             _say(f"  kept in {settings.data / 'operator-token'}; it is not shown again")
+        key = context.signer.public.name
+        _say(f"jobs are signed by {key}; for images: --server-key {settings.data / 'server.pub'}")
         asyncio.run(_serve(context, args))
     finally:
         close_context(context)

@@ -1,6 +1,7 @@
 """A real server on a free port, in a thread of the test; and words to speak with it."""
 
 import asyncio
+import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ MACHINE = "52-54-00-12-34-56"
 OTHER = "52-54-00-00-00-02"
 AGENT = "a" * 32
 SECOND = "b" * 32
+NONCE = "0" * 31 + "1"
 
 
 def make_inventory(**changes: Any) -> Inventory:
@@ -92,7 +94,7 @@ class Api:
 
     def claim(self, machine: str = MACHINE, agent: str = AGENT, wait: int = 0) -> requests.Response:
         path = f"/api/v1/machines/{machine}/claim?wait={wait}"
-        return self.as_(None).post(path, {"agent": agent})
+        return self.as_(None).post(path, {"agent": agent, "nonce": NONCE})
 
     def make_job(self, machine: str = MACHINE, **spec: Any) -> str:
         spec = spec or {"kind": "inspect"}
@@ -107,6 +109,12 @@ class Api:
     def events(self, job: str, *happenings: dict[str, Any], first: int = 1) -> requests.Response:
         said = [event(first + n, **happening) for n, happening in enumerate(happenings)]
         return self.post(f"/api/v1/jobs/{job}/events", said)
+
+
+def claim_of(answer: requests.Response) -> dict[str, Any]:
+    """Return the claim in an answer, whoever signed it."""
+    found: dict[str, Any] = json.loads(answer.json()["document"])
+    return found
 
 
 def event(number: int, **happening: Any) -> dict[str, Any]:

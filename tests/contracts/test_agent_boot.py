@@ -16,6 +16,7 @@ from agent.flows.start import read_bootargs, tell_trouble
 from agent.model.inventory import Drive, Inventory, Nic
 from agent.model.job import Finish
 from agent.system.command import Run
+from agent.trust.keyring import Keyring
 from tests.contracts.api_server import AGENT, MACHINE, SECOND, Api, make_inventory
 
 
@@ -49,13 +50,14 @@ def inventory(**changes: object) -> Inventory:
 
 def agent_at(api: Api, terminal: Terminal, agent: str = AGENT) -> NetbootedAgent:
     slept: list[float] = []
+    server = ServerClient(api.url)
     return NetbootedAgent(
-        Run(), terminal.console, ServerClient(api.url), None, agent, sleep=slept.append
+        Run(), terminal.console, server, Keyring(), None, agent, sleep=slept.append
     )
 
 
 def claim(agent: NetbootedAgent) -> object:
-    found = agent.server.claim(MACHINE, agent.agent, 0)
+    found = agent.server.claim(MACHINE, agent.agent, 0, ())
     assert found is not None
     return found
 
@@ -64,7 +66,7 @@ def test_an_inspection_from_hello_to_done(api: Api, terminal: Terminal) -> None:
     agent = agent_at(api, terminal)
     assert agent.hello(inventory()) == MACHINE
     job = api.make_job()
-    assert agent.do(agent.server.claim(MACHINE, AGENT, 0), inventory()) is Finish.STAY
+    assert agent.do(agent.server.claim(MACHINE, AGENT, 0, ()), inventory()) is Finish.STAY
     assert api.job(job)["state"] == "succeeded"
     assert terminal.text.endswith("done\n")
 
@@ -83,7 +85,7 @@ def test_a_disk_that_is_not_there_is_told_here_and_at_the_server(
         serial="REAL",
     )
     place = inventory(disks=(drive,))
-    assert agent.do(agent.server.claim(MACHINE, AGENT, 0), place) is Finish.STAY
+    assert agent.do(agent.server.claim(MACHINE, AGENT, 0, ()), place) is Finish.STAY
     failure = api.job(job)["failure"]
     assert failure["status"] == 3
     assert failure["disk"] == "unchanged"
@@ -101,7 +103,7 @@ def test_a_second_agent_with_the_same_identity_gets_nothing(api: Api, terminal: 
     api.make_job()
     claim(first)
     with pytest.raises(ClaimRefused, match="another agent works on") as error:
-        second.server.claim(MACHINE, SECOND, 0)
+        second.server.claim(MACHINE, SECOND, 0, ())
     assert error.value.hint == "is a second machine using the same MAC?"
 
 
@@ -109,7 +111,7 @@ def test_a_cancelled_job_stops_the_agent(api: Api, terminal: Terminal) -> None:
     agent = agent_at(api, terminal)
     agent.hello(inventory())
     job = api.make_job(kind="capture", name="web")
-    taken = agent.server.claim(MACHINE, AGENT, 0)
+    taken = agent.server.claim(MACHINE, AGENT, 0, ())
     assert taken is not None
     api.post(f"/api/v1/jobs/{job}/cancel")
     assert agent.do(taken, inventory()) is Finish.STAY
@@ -121,6 +123,7 @@ def test_a_server_that_stays_away_ends_in_a_clear_error(terminal: Terminal) -> N
         Run(),
         terminal.console,
         ServerClient("http://127.0.0.1:1"),
+        Keyring(),
         None,
         AGENT,
         sleep=lambda _: None,

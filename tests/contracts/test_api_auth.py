@@ -19,7 +19,7 @@ from netboot.auth import Access
 from netboot.context import Context
 from netboot.jobs import hash_token
 from netboot.server import ROUTES, make_app
-from tests.contracts.api_server import AGENT, MACHINE, OTHER, Api, log, running
+from tests.contracts.api_server import AGENT, MACHINE, OTHER, Api, claim_of, log, running
 from tests.contracts.api_templates import push_blob, push_template
 
 DIGEST = f"sha256:{'0' * 64}"
@@ -94,9 +94,9 @@ def make_scene(folder: Path) -> Iterator[Scene]:
     with running(folder) as api:
         push_template(api)
         job = api.make_job(kind="deploy", template="demo")
-        right = api.claim().json()["token"]
+        right = claim_of(api.claim())["token"]
         api.make_job(OTHER, kind="capture", name="other")
-        other = api.claim(OTHER).json()["token"]
+        other = claim_of(api.claim(OTHER))["token"]
         plant(api.context, job, "expired" * 5, fence=1, expires_at=time.time() - 1)
         plant(api.context, job, "fenced" * 6, fence=0, expires_at=time.time() + 1000)
         yield Scene(api, job, right, other, "expired" * 5, "fenced" * 6)
@@ -216,7 +216,7 @@ def test_a_token_dies_with_its_job(tmp_path: Path) -> None:
     with running(tmp_path / "data") as api:
         digest = push_template(api)
         job = api.make_job(kind="deploy", template="demo")
-        agent = api.as_(api.claim().json()["token"])
+        agent = api.as_(claim_of(api.claim())["token"])
         assert agent.get(f"/v2/demo/manifests/{digest}").status_code == 200
         agent.events(job, {"kind": "succeeded", "result": {}})
         assert agent.get(f"/v2/demo/manifests/{digest}").status_code == 401

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.contracts.api_server import MACHINE, SUCCEEDED, Api, failed, running
+from tests.contracts.api_server import MACHINE, SUCCEEDED, Api, claim_of, failed, running
 from tests.contracts.api_templates import push_template
 
 SCRIPT = f"/boot/machine.ipxe?mac={MACHINE}&uuid=&platform=pcbios&arch=i386"
@@ -34,7 +34,7 @@ def test_after_a_deployment_it_boots_its_disk(booting: Api) -> None:
     push_template(booting)
     job = booting.make_job(kind="deploy", template="demo")
     assert f"job {job}" in booting.get(SCRIPT).text
-    agent = booting.as_(booting.claim().json()["token"])
+    agent = booting.as_(claim_of(booting.claim())["token"])
     assert "kernel" in booting.get(SCRIPT).text
     agent.events(job, SUCCEEDED)
     script = booting.get(SCRIPT).text
@@ -45,7 +45,7 @@ def test_after_a_deployment_it_boots_its_disk(booting: Api) -> None:
 def test_after_a_failure_it_boots_the_agent_again(booting: Api) -> None:
     push_template(booting)
     job = booting.make_job(kind="deploy", template="demo")
-    booting.as_(booting.claim().json()["token"]).events(job, failed())
+    booting.as_(claim_of(booting.claim())["token"]).events(job, failed())
     assert "kernel" in booting.get(SCRIPT).text
 
 

@@ -17,10 +17,12 @@ from netboot.watch import Watch
 from tests.contracts.api_server import (
     AGENT,
     MACHINE,
+    NONCE,
     OTHER,
     SECOND,
     SUCCEEDED,
     Api,
+    claim_of,
     event,
     failed,
     log,
@@ -44,7 +46,7 @@ def claimed(api: Api, agent: str = AGENT) -> Api:
     """Claim the machine's job; return the API as its agent."""
     answer = api.claim(agent=agent)
     assert answer.status_code == 200, answer.text
-    return api.as_(answer.json()["token"])
+    return api.as_(claim_of(answer)["token"])
 
 
 def word(answer: requests.Response) -> str:
@@ -73,7 +75,7 @@ def test_an_unknown_machine_cannot_claim(api: Api) -> None:
 def test_a_job_can_be_made_before_its_machine_boots(api: Api) -> None:
     job = api.make_job()
     api.hello()
-    claim = api.claim().json()
+    claim = claim_of(api.claim())
     assert claim["job"]["id"] == job
     assert claim["job"]["state"] == "running"
     assert claim["job"]["fence"] == 1
@@ -97,7 +99,7 @@ def test_an_agent_that_hung_up_takes_no_job(api: Api) -> None:
     api.hello()
     url = f"{api.url}/api/v1/machines/{MACHINE}/claim?wait=20"
     with contextlib.suppress(requests.Timeout):
-        requests.post(url, json={"agent": SECOND}, timeout=0.5)
+        requests.post(url, json={"agent": SECOND, "nonce": NONCE}, timeout=0.5)
     job = api.make_job()
     time.sleep(0.3)
     assert api.job(job)["state"] == "queued"

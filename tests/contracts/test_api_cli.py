@@ -15,6 +15,7 @@ from tests.contracts.api_server import (
     MACHINE,
     SUCCEEDED,
     Api,
+    claim_of,
     failed,
     log,
     make_hello,
@@ -162,7 +163,7 @@ def test_what_a_machine_says_cannot_rule_the_terminal(api: Api, call: Call) -> N
         assert not set(out) & set("\x1b\x07\r\u202e")
     assert "evil" in out
     job = api.make_job()
-    agent = api.as_(api.claim().json()["token"])
+    agent = api.as_(claim_of(api.claim())["token"])
     agent.events(job, {"kind": "plan", "text": "a\x1b[2J\nb", "digest": ""}, log("\x1b]0;x\x07"))
     agent.events(job, failed(), first=3)
     assert "\x1b" not in call("job", "watch", job)[1]
@@ -184,7 +185,7 @@ def test_watching_a_job_from_the_wait_to_the_end(api: Api, call: Call) -> None:
 
     def agent() -> None:
         time.sleep(0.5)
-        mine = api.as_(api.claim().json()["token"])
+        mine = api.as_(claim_of(api.claim())["token"])
         mine.events(job, PLAN, STEP)
         mine.events(job, {"kind": "progress", "progress": PROGRESS}, first=3)
         time.sleep(0.3)
@@ -206,7 +207,7 @@ def test_watching_a_job_from_the_wait_to_the_end(api: Api, call: Call) -> None:
 @pytest.mark.parametrize(("status", "disk"), [(3, "unchanged"), (4, "partly written"), (1, "x")])
 def test_watching_ends_as_the_agent_did(api: Api, call: Call, status: int, disk: str) -> None:
     job = api.make_job()
-    api.as_(api.claim().json()["token"]).events(job, failed(status, disk))
+    api.as_(claim_of(api.claim())["token"]).events(job, failed(status, disk))
     found, out, _ = call("job", "watch", job)
     assert found == status
     assert out.endswith(
@@ -220,7 +221,7 @@ def test_watching_ends_as_the_agent_did(api: Api, call: Call, status: int, disk:
 
 def test_watching_as_json_is_one_value_a_line(api: Api, call: Call) -> None:
     job = api.make_job()
-    api.as_(api.claim().json()["token"]).events(job, STEP, SUCCEEDED)
+    api.as_(claim_of(api.claim())["token"]).events(job, STEP, SUCCEEDED)
     status, out, _ = call("job", "watch", job, "--json")
     values: list[dict[str, Any]] = [json.loads(line) for line in out.splitlines()]
     assert status == 0

@@ -9,12 +9,12 @@ import pytest
 
 from agent.model.job import CaptureSpec
 from agent.model.wire import encode
-from tests.contracts.api_server import AGENT, MACHINE, OTHER, SUCCEEDED, Api, log
+from tests.contracts.api_server import AGENT, MACHINE, NONCE, OTHER, SUCCEEDED, Api, claim_of, log
 
 
 def start(api: Api) -> tuple[str, Api]:
     job = api.make_job()
-    return job, api.as_(api.claim().json()["token"])
+    return job, api.as_(claim_of(api.claim())["token"])
 
 
 def test_a_long_poll_ends_with_the_news(api: Api) -> None:
@@ -89,6 +89,7 @@ def redeem(api: Api, code: str, machine: str = MACHINE, name: str = "demo") -> A
         "code": code,
         "machine": machine,
         "agent": AGENT,
+        "nonce": NONCE,
         "spec": json.loads(encode(CaptureSpec(name=name))) | {"kind": "capture"},
     }
     return api.as_(None).post("/api/v1/passes/redeem", body)
@@ -104,7 +105,7 @@ def test_a_pass_is_good_for_one_capture(api: Api) -> None:
     code = make_pass(api)
     answer = redeem(api, code)
     assert answer.status_code == 200, answer.text
-    claim = answer.json()
+    claim = claim_of(answer)
     assert claim["repository"] == "demo"
     assert api.as_(claim["token"]).events(claim["job"]["id"], log("begun")).status_code == 200
     assert redeem(api, code, OTHER).status_code == 403

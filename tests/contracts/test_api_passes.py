@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import requests
 
-from tests.contracts.api_server import AGENT, MACHINE, OTHER, Api
+from tests.contracts.api_server import AGENT, MACHINE, NONCE, OTHER, Api, claim_of
 
 
 def make_pass(api: Api, name: str = "web", minutes: int = 10) -> str:
@@ -15,7 +15,7 @@ def make_pass(api: Api, name: str = "web", minutes: int = 10) -> str:
 
 
 def redeem(api: Api, code: str, machine: str = MACHINE, name: str = "web") -> requests.Response:
-    body: dict[str, Any] = {"code": code, "machine": machine, "agent": AGENT}
+    body: dict[str, Any] = {"code": code, "machine": machine, "agent": AGENT, "nonce": NONCE}
     body["spec"] = {"kind": "capture", "name": name}
     return api.as_(None).post("/api/v1/passes/redeem", body)
 
@@ -23,7 +23,7 @@ def redeem(api: Api, code: str, machine: str = MACHINE, name: str = "web") -> re
 def test_a_pass_becomes_a_claimed_capture_job(api: Api) -> None:
     answer = redeem(api, make_pass(api))
     assert answer.status_code == 200, answer.text
-    claim = answer.json()
+    claim = claim_of(answer)
     assert (claim["job"]["state"], claim["repository"]) == ("running", "web")
     agent = api.as_(claim["token"])
     assert agent.post("/v2/web/blobs/uploads/").status_code == 202
@@ -71,5 +71,5 @@ def test_guessing_is_slow(api: Api) -> None:
 def test_only_the_operator_makes_passes(api: Api) -> None:
     asked = {"name": "web", "minutes": 10}
     assert api.as_(None).post("/api/v1/passes", asked).status_code == 401
-    token = redeem(api, make_pass(api)).json()["token"]
+    token = claim_of(redeem(api, make_pass(api)))["token"]
     assert api.as_(token).post("/api/v1/passes", asked).status_code == 403

@@ -15,9 +15,10 @@ import pytest
 import requests
 
 from agent.model.job import JobState
-from tests.contracts.api_server import AGENT, event, log, make_hello
+from tests.contracts.api_server import AGENT, NONCE, claim_of, event, log, make_hello
 
 ROUNDS = 8
+BY_AGENT = {"agent": AGENT, "nonce": NONCE}
 
 
 class Child:
@@ -93,7 +94,7 @@ def test_sigterm_ends_it_though_agents_wait(child: Child) -> None:
 
     def wait() -> None:
         url = f"{child.url}/api/v1/machines/{machine}/claim?wait=50"
-        answers.append(requests.post(url, json={"agent": AGENT}, timeout=60).status_code)
+        answers.append(requests.post(url, json=BY_AGENT, timeout=60).status_code)
 
     waiting = threading.Thread(target=wait)
     waiting.start()
@@ -149,9 +150,8 @@ def work(
             continue
         job = answer.json()["id"]
         made[job] = machine
-        claim = requests.post(
-            f"{child.url}/api/v1/machines/{machine}/claim", json={"agent": AGENT}, timeout=10
-        ).json()
+        url = f"{child.url}/api/v1/machines/{machine}/claim"
+        claim = claim_of(requests.post(url, json=BY_AGENT, timeout=10))
         headers = {"Authorization": f"Bearer {claim['token']}"}
         url = f"{child.url}/api/v1/jobs/{job}/events"
         for first in range(1, 6, 2):
@@ -191,12 +191,14 @@ def test_an_agent_goes_on_with_its_token_after_a_restart(child: Child) -> None:
         f"{child.url}/api/v1/jobs", json=body, headers=child.headers(), timeout=10
     ).json()["id"]
     url = f"{child.url}/api/v1/machines/{machine}/claim"
-    token = requests.post(url, json={"agent": AGENT}, timeout=10).json()["token"]
+    token = claim_of(requests.post(url, json=BY_AGENT, timeout=10))["token"]
     child.kill()
     child.start()
     headers = {"Authorization": f"Bearer {token}"}
     second = requests.post(
-        f"{child.url}/api/v1/machines/{machine}/claim", json={"agent": "b" * 32}, timeout=10
+        f"{child.url}/api/v1/machines/{machine}/claim",
+        json={"agent": "b" * 32, "nonce": NONCE},
+        timeout=10,
     )
     assert second.status_code == 409, "a restart is no reason to give the job away"
     answer = requests.post(

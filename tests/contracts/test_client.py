@@ -69,7 +69,7 @@ def test_a_problem_document_speaks(scripted: tuple[str, type[Scripted]]) -> None
     handler.status, handler.kind = 409, "application/problem+json"
     handler.body = b'{"title":"fenced","detail":"another agent holds the job","hint":"power off"}'
     with pytest.raises(ClaimRefused, match="another agent holds the job") as error:
-        ServerClient(url).claim("52-54-00-12-34-56", "0" * 32, 0)
+        ServerClient(url).claim("52-54-00-12-34-56", "0" * 32, 0, ())
     assert error.value.hint == "power off"
 
 

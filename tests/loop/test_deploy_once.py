@@ -13,6 +13,7 @@ from agent.model.event import Happening
 from agent.model.inventory import Drive
 from agent.planning.deploy import plan_deploy
 from agent.store.registry import RegistryClient
+from agent.trust.keyring import Keyring
 from tests.unit.fake_run import FakeRun
 from tests.unit.make_plan import (
     JOB,
@@ -62,7 +63,7 @@ def test_a_finished_job_writes_nothing_and_succeeds(drive: Drive) -> None:
     before = first_mib(drive)
     told: list[Happening] = []
     nowhere: Any = RegistryClient("http://127.0.0.1:1", "demo")
-    place = Workplace(FakeRun(), make_inventory(drive), told.append, nowhere)
+    place = Workplace(FakeRun(), make_inventory(drive), told.append, nowhere, Keyring())
     result = deploy(place, make_spec(), "sha256:" + "0" * 64, JOB)
     assert result["found_complete"] is True
     assert first_mib(drive) == before

@@ -107,6 +107,12 @@ const jobsPage = () => live(() => api("jobs"), (jobs) => [h("h1", {}, "Jobs"), j
 
 // --- one machine
 
+function trusts(keys, kind) {
+  if (!keys) return null;
+  if (keys[kind].length) return `must be signed by ${keys[kind].join(" or ")}`;
+  return h("span.state.failed", {}, "unsigned ones are taken: its image has no keys for them");
+}
+
 async function machinePage(id) {
   const part = encodeURIComponent(id);
   const machine = await api(`machines/${part}`);
@@ -125,6 +131,8 @@ async function machinePage(id) {
       ["First seen", ago(machine.first_seen_at)],
       ["Last seen", ago(machine.last_seen_at)],
       ["Cannot work", machine.trouble],
+      ["Templates", trusts(machine.keys, "templates")],
+      ["Jobs", trusts(machine.keys, "server")],
     ])),
     h("h2", {}, "Jobs"), jobTable(jobs),
   ];
