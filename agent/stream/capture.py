@@ -184,6 +184,7 @@ class _Volume:
         self._source = source
         self._meter = meter
         self._stages = meter.stages
+        self._stages.share(("read", "hash", "compress"), self._lanes)
         self._parent = parent
         self._algorithm = parent.digest if parent else DIGEST
         self._digest = CHUNK_DIGESTS[self._algorithm]

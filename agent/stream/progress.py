@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
@@ -21,6 +21,11 @@ class Stages:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._seconds: dict[str, float] = {}
+        self._threads: dict[str, int] = {}
+
+    def share(self, stages: Iterable[str], threads: int) -> None:
+        """Say that `threads` work at each of these stages side by side; else it is one."""
+        self._threads.update(dict.fromkeys(stages, threads))
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -41,9 +46,14 @@ class Stages:
 
     @property
     def bottleneck(self) -> str | None:
-        """The stage in which most time was spent."""
-        seconds = self.seconds
-        return max(seconds, key=seconds.__getitem__) if seconds else None
+        """The stage that the others wait for: where its own threads spent most time each."""
+        seconds = self.seconds.items()
+        return slowest({stage: spent / self._threads.get(stage, 1) for stage, spent in seconds})
+
+
+def slowest(seconds: Mapping[str, float]) -> str | None:
+    """Return the stage in which threads spent most time: what to make faster first."""
+    return max(seconds, key=seconds.__getitem__) if seconds else None
 
 
 @dataclass(slots=True)
