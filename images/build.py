@@ -9,6 +9,8 @@ from pathlib import Path
 
 import agent as agent_package
 from agent.model.places import find_templates
+from agent.trust.keyring import KEYS, SERVER, TEMPLATES, Keyring
+from agent.trust.minisign import ids_of, render_public_key
 from images.base import EPOCH, Base, Wanted, build_base
 from images.cpio import compressed, cpio_bytes
 from images.tree import Tree, make_file, make_folder
@@ -29,14 +31,23 @@ class Built:
 
 
 def build_image(
-    wanted: Wanted, cache: Path, output: Path, say: Say, *, refresh: bool = False
+    wanted: Wanted,
+    cache: Path,
+    output: Path,
+    say: Say,
+    keyring: Keyring,
+    *,
+    refresh: bool = False,
 ) -> Built:
-    """Write vmlinuz, initrd.img, base.img, agent.img and manifest.json to `output`."""
+    """Write vmlinuz, initrd.img, base.img, agent.img and manifest.json to `output`.
+
+    The agent in it trusts `keyring`, which is part of the agent layer: other keys need no new base.
+    """
     say("base layer: packages, drivers, Python")
     base = build_base(wanted, cache, refresh=refresh)
     say("agent layer")
     sources = agent_sources()
-    agent = agent_layer(base, sources)
+    agent = agent_layer(base, sources, key_files(keyring))
     output.mkdir(parents=True, exist_ok=True)
     _copy(base.kernel, output / "vmlinuz")
     _copy(base.image, output / "base.img")
@@ -49,6 +60,8 @@ def build_image(
         "format": 1,
         "agent_sources": _digest(sources),
         "compression": wanted.compression,
+        "template_keys": ids_of(keyring.templates),
+        "server_keys": ids_of(keyring.server),
         "files": {
             name: _facts(output / name)
             for name in ("agent.img", "base.img", "initrd.img", "vmlinuz")
@@ -73,10 +86,24 @@ def agent_sources() -> Tree:
     return tree
 
 
-def agent_layer(base: Base, sources: Tree) -> bytes:
-    """Return the archive of `sources`, compiled by the image's own Python."""
+def key_files(keyring: Keyring) -> Tree:
+    """Return the files that the agent reads `keyring` from: the same for the same keys."""
+    tree = Tree()
+    for kind, keys in ((TEMPLATES, keyring.templates), (SERVER, keyring.server)):
+        for key in keys:
+            # Two keys may have one id, by chance or on purpose; both are trusted then.
+            name = f"{key.name}-{hashlib.sha256(key.key).hexdigest()[:16]}.pub"
+            path = (KEYS / kind / name).as_posix().lstrip("/")
+            tree.add(path, make_file(render_public_key(key).encode()))
+    return tree
+
+
+def agent_layer(base: Base, sources: Tree, keys: Tree) -> bytes:
+    """Return the archive of `sources`, compiled by the image's own Python, and of `keys`."""
     tree = Tree(sources)
     base.python.compile(tree)
+    for path, entry in keys.items():
+        tree.add(path, entry)
     layer = Tree()
     for path, entry in tree.items():
         layer.add(_LAYER + path, entry)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.errors import AgentError, ExitStatus, exit_status, hint_of, reasons
+from agent.trust.keyring import Keyring, read_key
 from agent.units import format_bytes
 from images.base import COMPRESSION, Wanted
 from images.build import build_image
@@ -44,6 +45,22 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="DIR",
         help="files to put over the image, such as vendor tools",
+    )
+    parser.add_argument(
+        "--template-key",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE.pub",
+        help="deploy only templates signed by this key, or another one given so",
+    )
+    parser.add_argument(
+        "--server-key",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE.pub",
+        help="take jobs only from a server with this key: its DATA/server.pub",
     )
     parser.add_argument("--cache", type=Path, metavar="DIR", default=DEFAULT_CACHE)
     parser.add_argument("--mirror", metavar="URL", help="Debian mirror (default: mmdebstrap's)")
@@ -88,17 +105,23 @@ def _run(args: argparse.Namespace) -> int:
         keyring=args.keyring,
     )
     arguments = parse_cmdline(args.cmdline)
+    keyring = Keyring(
+        tuple(read_key(path) for path in args.template_key),
+        tuple(read_key(path) for path in args.server_key),
+    )
     wanted = Wanted(recipe, source, args.compression, args.firmware_blobs, args.overlay)
     cache = args.cache.expanduser()
     output = args.output or cache / "image"
-    built = build_image(wanted, cache, output, say, refresh=args.refresh)
+    built = build_image(wanted, cache, output, say, keyring, refresh=args.refresh)
     if args.iso:
         say("rescue medium")
         write_iso(output, args.iso, arguments)
     if args.check_reproducible:
         say("once more, from nothing")
-        check_reproducible(wanted, cache, built, args.iso, arguments, say)
+        check_reproducible(wanted, keyring, cache, built, args.iso, arguments, say)
         say("the same bytes")
+    for line in keyring.lines():
+        say(line)
     say(f"done: {output}")
     if args.json:
         print(json.dumps(built.manifest, indent=1, sort_keys=True))

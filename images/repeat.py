@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from agent.trust.keyring import Keyring
 from images.base import Wanted
 from images.build import Built, build_image
 from images.host import BuildError
@@ -14,6 +15,7 @@ _NAMES = ("agent.img", "base.img", "initrd.img", "manifest.json", "vmlinuz")
 
 def check_reproducible(
     wanted: Wanted,
+    keyring: Keyring,
     cache: Path,
     built: Built,
     iso: Path | None,
@@ -27,7 +29,7 @@ def check_reproducible(
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="repeat-", dir=cache) as name:
         work = Path(name)
-        second = build_image(wanted, work / "cache", work / "image", say)
+        second = build_image(wanted, work / "cache", work / "image", say, keyring)
         if second.manifest["packages"] != built.manifest["packages"]:
             raise BuildError(
                 "Debian has published other packages since the first build",
