@@ -22,6 +22,7 @@ from agent.model.event import (
     StepStarted,
     Succeeded,
 )
+from agent.model.result import result_line
 from agent.units import format_bytes
 
 PROGRESS_EVERY_S = 3.0
@@ -125,8 +126,9 @@ class Console:
                 self.say(message if level is Level.INFO else f"{level.value}: {message}")
             case PlanMade(text=text):
                 self.say(text)
-            case Succeeded():
-                self.say("done")
+            case Succeeded(result=result):
+                line = result_line(result)
+                self.say(f"done: {line}" if line else "done")
             case Failed(failure=failure):
                 self.say(failure_page(failure))
 

@@ -18,6 +18,7 @@ from agent.model.event import (
     Succeeded,
 )
 from agent.model.job import DeploySpec, Job, JobState
+from agent.model.result import result_line
 from agent.model.wire import encode
 from agent.units import format_bytes
 from netboot.cli.show import clean, clean_page, failure_lines, format_seconds, say
@@ -117,7 +118,10 @@ class Screen:
             case Logged(level=level, message=message):
                 mark = "" if level is Level.INFO else f"{level.value}: "
                 self._line(f"  {mark}{clean(message)}")
-            case Succeeded() | Failed() | Progressed():
+            case Succeeded(result=result):
+                if line := result_line(result):
+                    self._line(clean(line))
+            case Failed() | Progressed():
                 pass
             case _ as never:
                 assert_never(never)
