@@ -44,7 +44,8 @@ class Login:
 
 
 class Door(Protocol):
-    """Knows what to send to one server. `action` is `pull` or `push`. Any thread may use it."""
+    """Knows what to send to one server. `action` is `pull`, `push` or `delete`. Any thread may
+    use it."""
 
     @property
     def hint(self) -> str:
@@ -153,7 +154,7 @@ class LoginDoor:
             raise ServerError(f"no password is sent to the token server {realm[:200]!a}")
         scopes = wanted.get("scope", "").split()
         if not scopes and self._repository:
-            actions = "pull" if action == "pull" else "pull,push"
+            actions = "pull,push" if action == "push" else action
             scopes = [f"repository:{self._repository}:{actions}"]
         asked = [("service", wanted["service"])] if "service" in wanted else []
         asked += [("scope", scope) for scope in scopes]

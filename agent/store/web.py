@@ -24,6 +24,7 @@ _REASON_BYTES: Final = 2000
 _BUSY: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 _MOVED: Final = frozenset({301, 302, 303, 307, 308})
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_ACTIONS: Final = {"GET": "pull", "HEAD": "pull", "DELETE": "delete"}
 _NO_SERVER: Final = "is the server running, and does this machine reach it?"
 
 
@@ -72,7 +73,7 @@ class Web:
         `allowed`. `may_move`: one redirect is followed, as a stranger."""
         assert url.startswith(f"{self.origin}/")
         sent = {"Accept": accept, "Accept-Encoding": "identity", **(headers or {})}
-        action = "pull" if method in ("GET", "HEAD") else "push"
+        action = _ACTIONS.get(method, "push")
         for attempt in range(2):
             opens = self._door.header(action, self._ask)
             response = self._send(method, url, data, sent, opens)
