@@ -106,12 +106,12 @@ def _asking(console: Console, yes: bool, question: str, happening: Happening) ->
 
 
 def _place(args: argparse.Namespace, template: str, report: Any) -> Workplace:
-    source = _source(args, template, report)
+    source = find_source(args, template, report)
     run = Run()
     return Workplace(run, probe_inventory(run), report, source, read_keyring())
 
 
-def _source(args: argparse.Namespace, template: str, report: Any) -> BlobSource:
+def find_source(args: argparse.Namespace, template: str, report: Any) -> BlobSource:
     """Return where the template is: the server, the sources given, or both."""
     urls: list[str] = getattr(args, "source", [])
     if not args.server and not urls:
