@@ -108,6 +108,7 @@ class Store(Content):
                 if self.catalog.tags_of(named.repository, digest):
                     return digest
             self.catalog.remove_manifest(named.repository, digest)
+            self.catalog.remove_signatures(named.repository, digest)
         return digest
 
     def small_blob(self, repository: str, digest: str) -> bytes:
@@ -128,6 +129,7 @@ class Store(Content):
         """
         before = self._now() - grace_s
         uploads = self.sweep_uploads(grace_s if stale_s is None else stale_s)
+        self.catalog.remove_lone_signatures(before)
         dropped = self.catalog.drop_expired_blobs(before, keep)
         blobs = freed = 0
         for path in sorted(self._blobs.glob("??/*")):

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
+from agent.trust.templates import SIGNATURE_ARTIFACT
 from netboot.store_errors import StoreError
 from netboot.store_manifest import ManifestFacts
 
@@ -308,6 +309,23 @@ class Catalog:
                 "DELETE FROM manifest WHERE repository = ? AND digest = ?", (repository, digest)
             )
             return found.rowcount > 0
+
+    def remove_signatures(self, repository: str, subject: str) -> None:
+        """Forget the signatures of a manifest that is gone: they are good for nothing else."""
+        for row in self.referrers(repository, subject):
+            if row.artifact_type == SIGNATURE_ARTIFACT:
+                self.remove_manifest(repository, row.digest)
+
+    def remove_lone_signatures(self, before: float) -> None:
+        """Forget signatures from before that time whose manifest never came, or is gone."""
+        found = self._manifests(
+            "artifact_type = ? AND pushed_at < ? AND NOT EXISTS (SELECT 1 FROM manifest signed"
+            " WHERE signed.repository = manifest.repository AND signed.digest = manifest.subject)",
+            SIGNATURE_ARTIFACT,
+            before,
+        )
+        for row in found:
+            self.remove_manifest(row.repository, row.digest)
 
     def tagged(self, repository: str, tag: str) -> str | None:
         """Return the digest that the tag names, else None."""

@@ -296,6 +296,7 @@ class Content:
             row = self.manifest_row(repository, reference)
             if is_digest(reference):
                 self.catalog.remove_manifest(repository, row.digest)
+                self.catalog.remove_signatures(repository, row.digest)
             else:
                 self.catalog.remove_tag(repository, reference)
 

@@ -6,7 +6,7 @@ from typing import Any
 from agent.model.template import TemplateConfig
 from agent.trust.templates import SignatureFact, check_signatures
 from agent.units import format_bytes
-from netboot.cli import template_check, template_move
+from netboot.cli import signing, template_check, template_move
 from netboot.cli.common import make_client
 from netboot.cli.show import clean, format_age, say, say_facts, say_json, say_table
 from netboot.cli.template_places import store_client
@@ -27,6 +27,7 @@ def add_parser(subparsers: Any, common: argparse.ArgumentParser) -> None:
         one.set_defaults(call=call)
     template_move.add_parsers(words, common)
     template_check.add_parsers(words, common)
+    signing.add_parsers(words, common)
 
 
 def list_templates(args: argparse.Namespace) -> int:
