@@ -1,0 +1,60 @@
+"""Capture beside partclone and zstd: its time, what it takes in the store, what a change costs."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from tests.bench.line import Line, Peer, joined
+from tests.bench.rounds import in_turns, load_note, timed_pipe
+from tests.bench.setting import REPOSITORY, TAG, Setting, partclone_capture, warm
+from tests.contracts.registries import netboot
+
+TARGETS: Final = {"capture_vs_partclone": 0.50, "capture_size_vs_partclone": 1.00}
+WORDS: Final = "partclone.extfs -c | zstd -3 -T2 > FILE"
+
+
+def capture(setting: Setting, names: Sequence[str]) -> Iterator[Line]:
+    """Yield the lines of `names`. Each run of ours goes to a registry that has nothing yet."""
+    data = setting.data
+    busy = load_note()
+    warm(data.image)
+    file = setting.work / "partclone.zst"
+    sizes: dict[str, list[float]] = {"ours": [], "peer": []}
+    answers: list[dict[str, Any]] = []
+
+    def ours() -> float:
+        store = Path(tempfile.mkdtemp(prefix="store-", dir=setting.work))
+        with netboot(store) as url:
+            seconds, answer = setting.child("capture", url, REPOSITORY, data.image, TAG)
+        shutil.rmtree(store)
+        answers.append(answer)
+        sizes["ours"].append(answer["stored_bytes"])
+        return seconds
+
+    def peer() -> float:
+        file.unlink(missing_ok=True)
+        seconds = timed_pipe(partclone_capture(data.image, file), setting.work / "pipeline.log")
+        sizes["peer"].append(file.stat().st_size)
+        return seconds
+
+    rounds = setting.rounds if "capture_vs_partclone" in names else 1
+    runs = in_turns({"ours": ours, "peer": peer}, rounds)
+    file.unlink()
+    words = f"{data.words}, {answers[-1]['used_bytes'] / 1e9:.2f} GB used"
+    if "capture_vs_partclone" in names:
+        target = TARGETS["capture_vs_partclone"]
+        note = joined("ours to our registry, loopback, which syncs; partclone to a file", busy)
+        found = Peer(WORDS, runs["peer"])
+        yield Line("capture_vs_partclone", "s", runs["ours"], target, words, found, note)
+    if "capture_size_vs_partclone" in names:
+        yield Line(
+            "capture_size_vs_partclone",
+            "B",
+            tuple(sizes["ours"]),
+            TARGETS["capture_size_vs_partclone"],
+            words,
+            Peer(WORDS, tuple(sizes["peer"])),
+            "index and packs",
+        )

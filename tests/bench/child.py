@@ -1,0 +1,114 @@
+"""What is measured of ours, in a process of its own, from its first import to its end.
+
+`python -m tests.bench.child MODE …` prints one JSON object; the modes are the functions here.
+"""
+
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from agent.flows.start import use_one_arena
+from agent.model.layout import Ext
+from agent.store.registry import RegistryClient
+from agent.store.sources import open_source
+from agent.store.template import open_template
+from agent.stream.capture import capture_template
+from agent.stream.chunks import VolumeSource
+from agent.stream.restore import restore_volume
+from agent.stream.usedmap import used_map
+from agent.system.command import Run
+from agent.units import Extent
+from tests.contracts.stream_builders import make_config, make_volume
+
+CONTENT = Ext(uuid="7c1d4f0a-5b0e-4c55-9d0f-2f6f1c9be001", label="", block_bytes=4096, features=())
+
+
+def capture(url: str, repository: str, disk: str, tag: str, parent: str = "") -> dict[str, Any]:
+    """Capture the ext4 on `disk` into a registry: the map of what is used is made here, too."""
+    path = Path(disk)
+    volume = make_volume(path.stat().st_size, content=CONTENT)
+    client = RegistryClient(url, repository)
+    known = open_template(client, parent) if parent else None
+    started = time.monotonic()
+    with used_map(Run(), path, CONTENT, volume.size_bytes) as used:
+        mapped = time.monotonic()
+        done = capture_template(
+            client,
+            make_config(volume),
+            [VolumeSource(volume, path, 0, used.extents)],
+            tag=tag,
+            parent=known,
+            confirm=used.confirm,
+        )
+    return {
+        "used_bytes": done.used_bytes,
+        "stored_bytes": done.stored_bytes,
+        "uploaded_bytes": done.uploaded_bytes,
+        "digest": done.digest,
+        "map_seconds": mapped - started,
+        "stages": done.stage_seconds,
+    }
+
+
+def restore(url: str, tag: str, disk: str) -> dict[str, Any]:
+    """Restore the volume of a template, in a web folder or at `…/v2/NAME`, to `disk`."""
+    template = open_template(open_source(url), tag)
+    done = restore_volume(template, "root", Path(disk), 0)
+    return {
+        "bytes_written": done.bytes_written,
+        "bytes_fetched": done.bytes_fetched,
+        "bytes_kept": done.bytes_kept,
+        "stages": done.stage_seconds,
+    }
+
+
+def capture_extents(url: str, repository: str, disk: str, runs: str, packs: str) -> dict[str, Any]:
+    """Capture the runs of bytes that the file `runs` lists, into packs of `packs` bytes."""
+    path = Path(disk)
+    volume = make_volume(path.stat().st_size)
+    source = VolumeSource(volume, path, 0, listed(Path(runs)))
+    client, config = RegistryClient(url, repository), make_config(volume)
+    done = capture_template(client, config, [source], tag="latest", pack_bytes=int(packs))
+    return {
+        "stored_bytes": done.stored_bytes,
+        "layers": len(open_template(client, done.digest).manifest.layers),
+        "manifest_bytes": len(done.manifest_bytes),
+    }
+
+
+def listed(runs: Path) -> Any:
+    """Return the runs in a file of `OFFSET SIZE` lines as the agent keeps a map of a volume."""
+    from agent.model.extents import Extents
+
+    with runs.open() as lines:
+        return Extents(Extent(*map(int, line.split())) for line in lines)
+
+
+def peak_bytes() -> int:
+    """Return the peak of this process alone: getrusage would count its parent's, too."""
+    found = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
+    assert found
+    return int(found[1]) * 1024
+
+
+MODES: dict[str, Callable[..., dict[str, Any]]] = {
+    "capture": capture,
+    "restore": restore,
+    "capture-extents": capture_extents,
+}
+
+
+if __name__ == "__main__":
+    use_one_arena()  # as the agent does
+    mode, *words = sys.argv[1:]
+    before = os.times()
+    answer = MODES[mode](*words)
+    after = os.times()
+    user, kernel = after.user - before.user, after.system - before.system
+    times = {"user_seconds": user, "cpu_seconds": user + kernel}
+    print(json.dumps({**answer, **times, "peak_bytes": peak_bytes()}))

@@ -1,0 +1,119 @@
+"""What is measured with: ext4 images of a real system's files, out of Debian's packages.
+
+Made once and kept in the cache: the big image takes some minutes, and 6 GB of the disk.
+"""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from agent.units import GiB, TiB
+from tests.harness.cache import key_of, made_once
+
+SUITE: Final = "trixie"
+PACKAGES: Final = (
+    *("linux-image-amd64", "systemd", "openssh-server", "postgresql", "nginx", "python3-scipy"),
+    *("python3-sympy", "python3-django", "git", "golang-go", "openjdk-21-jdk-headless"),
+    *("libreoffice-core", "libreoffice-common", "texlive-latex-extra", "llvm-19-dev", "clang-19"),
+    *("rustc", "nodejs", "ghc", "gcc", "g++", "perl", "ruby", "php", "mariadb-server"),
+    *("qemu-system-x86", "samba", "ansible", "fonts-noto-cjk", "emacs-nox", "vim-runtime"),
+    *("erlang-base", "libboost1.83-dev", "ocaml-nox", "wireshark-common", "libwebkit2gtk-4.1-0"),
+)
+# The same for everyone, as far as mke2fs allows.
+UUID: Final = "7c1d4f0a-5b0e-4c55-9d0f-2f6f1c9be001"
+HASH_SEED: Final = "7c1d4f0a-5b0e-4c55-9d0f-2f6f1c9be002"
+EPOCH: Final = "1767225600"
+MKFS: Final = ("-F", "-q", "-U", UUID, "-E", f"hash_seed={HASH_SEED},lazy_itable_init=1", "-m", "0")
+SUBSET_BYTES: Final = 1 * GiB
+WIDE_BYTES: Final = 16 * TiB - 1 * GiB
+"""Just below what a file on ext4 can have."""
+WIDE_INODES: Final = 2 * 1024 * 1024
+"""The fewest that mke2fs gives: one block of them in each of 131,064 groups."""
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """Three disks, one file each, all sparse."""
+
+    system: Path
+    """12 GiB, of which a real system takes 5.7."""
+    small: Path
+    """4 GiB, of which a part of that system takes one."""
+    wide: Path
+    """Just below 16 TiB, with the very files of `small`."""
+
+
+def images() -> Images:
+    """Return the images, made on the first call."""
+    key = key_of(SUITE, PACKAGES, MKFS, SUBSET_BYTES, WIDE_BYTES, WIDE_INODES)
+    folder = made_once("bench-images", key, make_images)
+    return Images(folder / "system.img", folder / "small.img", folder / "wide.img")
+
+
+def make_images(folder: Path) -> None:
+    tree, part = folder / "tree", folder / "part"
+    bootstrap(tree)
+    make_part(tree, part, SUBSET_BYTES)
+    make_ext4(folder / "system.img", 12 * GiB, tree)
+    make_ext4(folder / "small.img", 4 * GiB, part)
+    make_ext4(folder / "wide.img", WIDE_BYTES, part, "-N", str(WIDE_INODES))
+    shutil.rmtree(part)
+    shutil.rmtree(tree)
+
+
+def bootstrap(tree: Path) -> None:
+    """Unpack PACKAGES and what they need; nothing of them is run. As root or in a namespace."""
+    if tree.exists():
+        return
+    keyring = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+    words = [
+        "mmdebstrap",
+        "--mode=" + ("root" if os.geteuid() == 0 else "unshare"),
+        "--variant=extract",
+        '--aptopt=Acquire::Languages "none"',
+        '--aptopt=APT::Install-Recommends "false"',
+        "--include=" + ",".join(PACKAGES),
+        *([f"--keyring={keyring}"] if keyring.exists() else []),
+        "--format=directory",
+        SUITE,
+        str(tree),
+    ]
+    done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"mmdebstrap ended with {done.returncode}:\n{done.stderr[-3000:]}")
+
+
+def make_part(tree: Path, part: Path, limit_bytes: int) -> None:
+    """Link files of `tree` into `part`, in the order of their names below /usr, up to a size."""
+    left = limit_bytes
+    for file in _files(tree / "usr"):
+        size = file.stat().st_size
+        if size > left:
+            return
+        left -= size
+        place = part / file.relative_to(tree)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        os.link(file, place)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for found in sorted(folder.iterdir()):
+        if found.is_symlink():
+            continue
+        if found.is_dir():
+            yield from _files(found)
+        elif found.is_file():
+            yield found
+
+
+def make_ext4(image: Path, size_bytes: int, tree: Path, *more: str) -> None:
+    """Make a clean ext4 in a sparse file that holds `tree`."""
+    with image.open("wb") as file:
+        file.truncate(size_bytes)
+    env = {**os.environ, "SOURCE_DATE_EPOCH": EPOCH, "E2FSPROGS_FAKE_TIME": EPOCH}
+    words = ["mke2fs", "-t", "ext4", *MKFS, *more, "-d", str(tree), str(image)]
+    subprocess.run(words, check=True, env=env, stdin=subprocess.DEVNULL)
