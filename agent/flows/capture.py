@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,10 @@ from agent.planning.capture import plan_capture, template_config
 from agent.planning.hints import pick_disk
 from agent.planning.review import render_capture
 from agent.report import now
+from agent.store.template import open_template
 from agent.stream.capture import capture_template
 from agent.stream.chunks import VolumeSource
-from agent.stream.usedmap import used_extents
+from agent.stream.usedmap import UsedMap, confirm_all, used_map
 from agent.system import block
 from agent.system.command import Runner
 from agent.tools.source import read_layout
@@ -48,16 +49,27 @@ def capture(place: Workplace, spec: CaptureSpec) -> dict[str, Any]:
     with write_protected(drive):
         plan = _plan(place.run, place.inventory, spec, drive)
         place.report(PlanMade(text=render_capture(plan), digest=plan.digest))
-        sources = tuple(_source(place.run, plan, volume, drive) for volume in plan.volumes)
-        place.confirm_claim()
-        captured = capture_template(
-            place.registry,
-            template_config(plan, place.inventory, now(), f"metalcast {version()}"),
-            [source for source in sources if source is not None],
-            place.report,
-            tag=TAG,
-            level=spec.level,
-        )
+        parent = open_template(place.registry, spec.parent_reference) if spec.parent else None
+        with ExitStack() as looks:
+            maps = {
+                volume.volume: looks.enter_context(_used(place.run, plan, volume, drive))
+                for volume in plan.volumes
+            }
+            place.confirm_claim()
+            captured = capture_template(
+                place.registry,
+                template_config(plan, place.inventory, now(), f"metalcast {version()}"),
+                [
+                    _source(plan, volume, drive, maps[volume.volume])
+                    for volume in plan.volumes
+                    if maps[volume.volume].extents
+                ],
+                place.report,
+                tag=TAG,
+                level=spec.level,
+                parent=parent,
+                confirm=lambda: confirm_all(maps.values()),
+            )
     return {
         "digest": captured.digest,
         "name": spec.name,
@@ -65,8 +77,11 @@ def capture(place: Workplace, spec: CaptureSpec) -> dict[str, Any]:
         "raw_bytes": drive.size_bytes,
         "used_bytes": captured.used_bytes,
         "stored_bytes": captured.stored_bytes,
+        "uploaded_bytes": captured.uploaded_bytes,
+        "parent": captured.config.parent,
         "left_out": [redaction.path for redaction in plan.redactions],
         "stage_seconds": {stage: round(s, 2) for stage, s in captured.stage_seconds.items()},
+        "bottleneck": captured.bottleneck,
         "seconds": round(time.monotonic() - began, 1),
         "peak_memory_bytes": peak_memory_bytes(),
     }
@@ -95,23 +110,19 @@ def _plan(run: Runner, inventory: Inventory, spec: CaptureSpec, drive: Drive) ->
     return plan_capture(inventory, layout, survey(run, drive, layout), spec, drive)
 
 
-def _source(
-    run: Runner, plan: CapturePlan, volume: CaptureVolume, drive: Drive
-) -> VolumeSource | None:
-    """Return where the data of `volume` is; None if it has none (swap)."""
-    described = plan.layout.volume(volume.volume)
+def _used(run: Runner, plan: CapturePlan, volume: CaptureVolume, drive: Drive) -> UsedMap:
     disk = Path(drive.path)
-    node = disk
-    if volume.number is not None:
-        node = Path(block.partition_path(disk, volume.number))
-    used = used_extents(run, node, described.content, volume.size_bytes)
-    if not used:
-        return None
+    node = disk if volume.number is None else Path(block.partition_path(disk, volume.number))
+    content = plan.layout.volume(volume.volume).content
+    return used_map(run, node, content, volume.size_bytes)
+
+
+def _source(plan: CapturePlan, volume: CaptureVolume, drive: Drive, used: UsedMap) -> VolumeSource:
     return VolumeSource(
-        volume=described,
-        device=disk,
+        volume=plan.layout.volume(volume.volume),
+        device=Path(drive.path),
         offset_bytes=volume.offset_bytes,
-        used=used,
+        used=used.extents,
         blank=tuple(Extent(offset, size) for offset, size in volume.redacted),
         serial=drive.serial,
     )

@@ -1,18 +1,87 @@
 """Which bytes of a volume are worth keeping, by its content. Two sources where there are two."""
 
+import threading
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import assert_never
+from types import TracebackType
+from typing import Final, assert_never
 
-from agent.errors import SourceUnfit
+from agent.errors import AgentError, SourceUnfit
+from agent.model.extents import Extents
 from agent.model.layout import BootCode, Content, Ext, Raw, Swap, Vfat
 from agent.system.command import Runner
-from agent.tools import dumpe2fs, fat, partclone
-from agent.units import Extent
+from agent.tools import dumpe2fs, ext_bitmaps, fat, partclone
+from agent.units import Extent, TiB
+
+_PARTCLONE_BYTES: Final = TiB
+"""Above this, partclone's own bitmap is too much memory, and it looks at every bit of it."""
+
+SecondOpinion = Callable[[threading.Event], None]
+"""Raises AgentError if the map is wrong; ends soon after the event is set."""
 
 
-def used_extents(
-    run: Runner, device: Path, content: Content, size_bytes: int
-) -> tuple[Extent, ...]:
+class UsedMap:
+    """What is used of a volume. A second program looks too, beside whatever is done meanwhile.
+
+    Leaving the `with` block ends that program. Before what was read by this map is trusted,
+    `confirm` must have returned.
+    """
+
+    def __init__(self, extents: Extents, check: SecondOpinion | None = None) -> None:
+        self.extents = extents
+        self._error: BaseException | None = None
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        if check is not None:
+            self._thread = threading.Thread(
+                target=self._look, args=(check,), name="used-map", daemon=True
+            )
+            self._thread.start()
+
+    def __enter__(self) -> "UsedMap":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def confirm(self) -> None:
+        """Wait for the second opinion. Raises SourceUnfit if it differs, or cannot be had."""
+        if self._thread is not None:
+            self._thread.join()
+        if isinstance(self._error, SourceUnfit):
+            raise self._error
+        if isinstance(self._error, AgentError):
+            raise SourceUnfit(("a second look at what is used could not be had",)) from self._error
+        if self._error is not None:
+            raise self._error
+        if self._stop.is_set():
+            raise SourceUnfit(("the second look at what is used was given up",))
+
+    def close(self) -> None:
+        """End the second look, if it is not done."""
+        if self._thread is not None and self._thread.is_alive():
+            self._stop.set()
+            self._thread.join()
+
+    def _look(self, check: SecondOpinion) -> None:
+        try:
+            check(self._stop)
+        except BaseException as error:  # confirm raises it
+            self._error = error
+
+
+def confirm_all(maps: Iterable[UsedMap]) -> None:
+    """Wait for every second opinion. Raises SourceUnfit for the first that differs."""
+    for one in maps:
+        one.confirm()
+
+
+def used_map(run: Runner, device: Path, content: Content, size_bytes: int) -> UsedMap:
     """Return the used extents of the volume on `device`, which has `size_bytes`.
 
     What we cannot vouch for is one extent: it is kept whole, without its runs of zeros. Raises
@@ -24,41 +93,82 @@ def used_extents(
         case Vfat():
             return _vfat(run, device, size_bytes)
         case Raw() | BootCode():
-            return (Extent(0, size_bytes),)
+            return UsedMap(Extents([Extent(0, size_bytes)]))
         case Swap():
-            return ()
+            return UsedMap(Extents())
     assert_never(content)
 
 
-def _ext(run: Runner, device: Path, size_bytes: int) -> tuple[Extent, ...]:
+def _ext(run: Runner, device: Path, size_bytes: int) -> UsedMap:
     facts = dumpe2fs.ext_facts(run, device)
     dumpe2fs.check_clean(facts, device)
-    if facts.size_bytes > size_bytes:
-        raise SourceUnfit(
-            (f"the filesystem on {device} has {facts.size_bytes} bytes, its place {size_bytes}",)
-        )
+    _check_size(device, facts.size_bytes, size_bytes)
     if "bigalloc" in facts.features:
-        return (Extent(0, facts.size_bytes),)  # partclone's map of these cannot be trusted
-    used = partclone.used_extents(run, device, "extfs", size_bytes)
-    dumpe2fs.check_used(used, dumpe2fs.free_extents(run, device), facts)
-    return used
+        return UsedMap(Extents([Extent(0, facts.size_bytes)]))  # partclone's maps are wrong here
+    used = ext_bitmaps.used_extents(device)
+    if facts.size_bytes > _PARTCLONE_BYTES:
+        return UsedMap(used)  # the counts of each group were compared
+    return UsedMap(used, _by_partclone(run, device, "extfs", size_bytes, used))
 
 
-def _vfat(run: Runner, device: Path, size_bytes: int) -> tuple[Extent, ...]:
+def _vfat(run: Runner, device: Path, size_bytes: int) -> UsedMap:
     shape, used = fat.fat_used_extents(device)
-    if shape.size_bytes > size_bytes:
-        raise SourceUnfit(
-            (f"the filesystem on {device} has {shape.size_bytes} bytes, its place {size_bytes}",)
-        )
+    _check_size(device, shape.size_bytes, size_bytes)
     if shape.bits == 12:
-        return used  # partclone 0.3.23 reads these tables wrongly
-    second = partclone.used_extents(run, device, "vfat", size_bytes)
-    if lost := dumpe2fs.first_outside(second, used):
+        return UsedMap(used)  # partclone 0.3.23 reads these tables wrongly
+    return UsedMap(used, _by_partclone(run, device, "vfat", size_bytes, used))
+
+
+def _check_size(device: Path, claimed: int, size_bytes: int) -> None:
+    if claimed > size_bytes:
+        raise SourceUnfit(
+            (f"the filesystem on {device} has {claimed} bytes, its place {size_bytes}",)
+        )
+
+
+def _by_partclone(
+    run: Runner, device: Path, fs: partclone.Filesystem, size_bytes: int, used: Extents
+) -> SecondOpinion:
+    def look(stop: threading.Event) -> None:
+        same = Comparison(used, device)
+        partclone.read_map(run, device, fs, size_bytes, same.other, stop)
+        same.close()
+
+    return look
+
+
+class Comparison:
+    """Compares a map with another, whose runs come one by one. Raises SourceUnfit."""
+
+    def __init__(self, used: Extents, device: Path) -> None:
+        self._ours = used.bounds()
+        self._device = device
+
+    def other(self, offset: int, end: int) -> None:
+        ours = next(self._ours, None)
+        if ours != (offset, end):
+            self._refuse(ours, (offset, end))
+
+    def close(self) -> None:
+        if ours := next(self._ours, None):
+            self._refuse(ours, None)
+
+    def _refuse(self, ours: tuple[int, int] | None, other: tuple[int, int] | None) -> None:
+        """Name the first bytes that are used for one and free for the other."""
+        if ours is None or (other is not None and other[0] < ours[0]):
+            assert other is not None
+            where, by = other, "partclone"
+            end = other[1] if ours is None else min(other[1], ours[0])
+            where = (other[0], end)
+        elif other is None or ours[0] < other[0]:
+            by, where = "us", (ours[0], ours[1] if other is None else min(ours[1], other[0]))
+        else:
+            by = "us" if ours[1] > other[1] else "partclone"
+            where = (min(ours[1], other[1]), max(ours[1], other[1]))
         raise SourceUnfit(
             (
-                f"two programs disagree about what is used on {device}: {lost.size} bytes at "
-                f"{lost.offset} are free by the table and in use for partclone",
+                f"two programs disagree about what is used on {self._device}: the bytes from "
+                f"{where[0]} to {where[1]} are in use for {by} alone",
             ),
-            hint=f"run fsck.vfat -n {device}; if it is sound, report this as a bug",
+            hint=f"check the filesystem on {self._device}; if it is sound, report this as a bug",
         )
-    return used

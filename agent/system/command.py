@@ -10,6 +10,7 @@ import selectors
 import shlex
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -72,6 +73,8 @@ class Runner(Protocol):
         timeout_s: float = DEFAULT_TIMEOUT_S,
         ok: Collection[int] = (0,),
         env: Mapping[str, str] | None = None,
+        into: Callable[[bytes], None] | None = None,
+        stop: threading.Event | None = None,
     ) -> Output: ...
 
 
@@ -94,8 +97,13 @@ class Run:
         timeout_s: float = DEFAULT_TIMEOUT_S,
         ok: Collection[int] = (0,),
         env: Mapping[str, str] | None = None,
+        into: Callable[[bytes], None] | None = None,
+        stop: threading.Event | None = None,
     ) -> Output:
         """Run `words` and return what it said. `env` adds to the clean environment.
+
+        `into` gets stdout piece by piece, however long it is, and nothing of it is kept; what it
+        raises ends the program. So does `stop`, when it is set.
 
         Raises CommandFailed if the program is missing, is still running after `timeout_s` (it
         and its process group are killed), writes too much, or ends with a status not in `ok`.
@@ -107,7 +115,8 @@ class Run:
         try:
             with _started(plain, stdin is not None, env) as process:
                 data = stdin.encode() if isinstance(stdin, str) else stdin
-                stdout, stderr = _converse(process, plain[0], data, timeout_s, self)
+                talk = _Talk(plain[0], timeout_s, self.max_output_bytes, into, stop)
+                stdout, stderr = _converse(process, data, talk)
                 status = process.returncode
         finally:
             self.trace(Ran(plain, status, time.monotonic() - started, stderr))
@@ -135,17 +144,25 @@ def _started(
         raise CommandFailed(f"{words[0]} cannot be run: {error.strerror}") from error
 
 
+@dataclass(frozen=True, slots=True)
+class _Talk:
+    """How to hear a program."""
+
+    name: str
+    timeout_s: float
+    max_output_bytes: int
+    into: Callable[[bytes], None] | None
+    stop: threading.Event | None
+
+
 def _converse(
-    process: "subprocess.Popen[bytes]",
-    name: str,
-    data: bytes | None,
-    timeout_s: float,
-    limits: Run,
+    process: "subprocess.Popen[bytes]", data: bytes | None, talk: _Talk
 ) -> tuple[bytes, str]:
     """Feed and hear `process` until it ends; return its stdout and stderr.
 
     Whatever goes wrong, Ctrl-C included, its whole process group is dead afterwards.
     """
+    name, timeout_s = talk.name, talk.timeout_s
     deadline = time.monotonic() + timeout_s
     heard = {"stdout": bytearray(), "stderr": bytearray()}
     try:
@@ -168,6 +185,8 @@ def _converse(
                     ended_at = ended_at or now
                     if now - ended_at > _GRACE_S:
                         break  # a child left behind holds the pipe
+                if talk.stop is not None and talk.stop.is_set():
+                    raise CommandFailed(f"{name} was stopped")
                 if now > deadline:
                     raise CommandFailed(
                         f"{name} was still running after {timeout_s:g} s and was killed"
@@ -181,10 +200,13 @@ def _converse(
                             assert process.stdin is not None
                             process.stdin.close()
                     elif piece := os.read(key.fd, _PIECE_BYTES):
+                        if talk.into is not None and key.data == "stdout":
+                            talk.into(piece)
+                            continue
                         heard[key.data] += piece
-                        if len(heard[key.data]) > limits.max_output_bytes:
+                        if len(heard[key.data]) > talk.max_output_bytes:
                             raise CommandFailed(
-                                f"{name} wrote more than {limits.max_output_bytes} bytes "
+                                f"{name} wrote more than {talk.max_output_bytes} bytes "
                                 f"on {key.data} and was killed"
                             )
                     else:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from agent.errors import AgentError, DiskError, SourceUnfit
+from agent.model.extents import Extents
 from agent.system import block
 from agent.units import Extent, MiB
 
@@ -85,7 +86,7 @@ def parse_table(shape: FatShape, table: bytes) -> Iterator[Extent]:
     yield Extent(offset, end - offset)
 
 
-def fat_used_extents(device: Path) -> tuple[FatShape, tuple[Extent, ...]]:
+def fat_used_extents(device: Path) -> tuple[FatShape, Extents]:
     """Return shape and used extents of the FAT filesystem on `device`, opened for reading only.
 
     Raises SourceUnfit, with the command that helps, if it was not unmounted cleanly.
@@ -100,7 +101,7 @@ def fat_used_extents(device: Path) -> tuple[FatShape, tuple[Extent, ...]]:
         if shape.size_bytes > block.size_bytes(device) or shape.table_bytes > _MAX_TABLE_BYTES:
             raise AgentError(f"the FAT filesystem on {device} is larger than it can be")
         table = _read(fd, shape.table_offset, shape.table_bytes, device)
-    return shape, tuple(parse_table(shape, table))
+    return shape, Extents(parse_table(shape, table))
 
 
 def _used_flags(shape: FatShape, table: bytes) -> Iterator[bool]:

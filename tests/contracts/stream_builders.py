@@ -3,6 +3,7 @@
 import random
 from pathlib import Path
 
+from agent.model.extents import Extents
 from agent.model.inventory import Board, Inventory, SecureBoot
 from agent.model.layout import Content, Disk, Layout, Raw, Volume
 from agent.model.template import FORMAT_VERSION, Firmware, TemplateConfig
@@ -11,6 +12,8 @@ from agent.store.registry import RegistryClient
 from agent.store.retry import Retry
 from agent.stream.capture import Captured, capture_template
 from agent.stream.chunks import VolumeSource
+from agent.stream.usedmap import used_map
+from agent.system.command import Run
 from agent.units import Extent, MiB
 
 QUICK = Retry(attempts=4, first_s=0.01, longest_s=0.05)
@@ -88,6 +91,13 @@ def make_source(folder: Path, data: bytes, *, used: tuple[Extent, ...] = ()) -> 
     return VolumeSource(
         make_volume(len(data)), disk, BASE, used or (Extent(0, len(data)),), serial="SOURCE-1"
     )
+
+
+def used_extents(device: Path, content: Content, size_bytes: int) -> Extents:
+    """Return the used extents of a volume, both opinions heard."""
+    with used_map(Run(), device, content, size_bytes) as used:
+        used.confirm()
+        return used.extents
 
 
 def capture(client: RegistryClient, *sources: VolumeSource, pack_bytes: int = 4 * MiB) -> Captured:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from agent.model.layout import Content, Ext, Vfat
-from agent.stream.usedmap import used_extents
+from agent.stream.usedmap import used_map
 from agent.system.command import Run
 from tests.guest.conftest import sh
 
@@ -57,7 +57,9 @@ def test_the_used_blocks_are_the_filesystem(kind: str, disk: Path, tmp_path: Pat
     sh("umount", tmp_path)
     sh("udevadm", "settle")
     size = int(sh("blockdev", "--getsize64", source))
-    used = used_extents(Run(), source, CONTENTS[kind], size)
+    with used_map(Run(), source, CONTENTS[kind], size) as found:
+        found.confirm()
+        used = found.extents
     assert sum(extent.size for extent in used) < size / 2
     copy = tmp_path / "copy"
     with source.open("rb") as reader, copy.open("wb") as writer:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from agent.errors import CommandFailed, DiskError, SourceUnfit
+from agent.model.extents import Extents
 from agent.model.job import Verify
 from agent.model.layout import BootCode, Content, Ext, Raw, Swap, Vfat
 from agent.store.registry import RegistryClient
@@ -19,13 +20,17 @@ from agent.store.template import open_template
 from agent.stream.capture import capture_template
 from agent.stream.chunks import VolumeSource
 from agent.stream.restore import restore_volume, volume_bytes
-from agent.stream.usedmap import used_extents
 from agent.stream.verify import verify_volume
-from agent.system.command import Run
-from agent.tools import dumpe2fs, fat
+from agent.tools import fat
 from agent.units import Extent, KiB, MiB
 from tests.contracts.fake_registry import FakeRegistry
-from tests.contracts.stream_builders import BASE, make_client, make_config, make_volume
+from tests.contracts.stream_builders import (
+    BASE,
+    make_client,
+    make_config,
+    make_volume,
+    used_extents,
+)
 
 SEED = int(os.environ.get("STREAM_SEED", random.SystemRandom().randrange(2**32)))
 EXT = Ext(uuid="ce3cc2af-727f-4b57-b60d-5d98c0dda39f", label="", block_bytes=4096, features=())
@@ -110,13 +115,13 @@ def make_fat(folder: Path, *options: str, size_bytes: int = 64 * MiB) -> Path:
 
 def travel(
     client: RegistryClient, folder: Path, image: Path, content: Content
-) -> tuple[tuple[Extent, ...], Path]:
+) -> tuple[Extents, Path]:
     """Capture `image` as it lies on a disk and restore it; return its used extents and a copy."""
     size = image.stat().st_size
     disk = folder / "source-disk.img"
     disk.write_bytes(bytes(BASE) + image.read_bytes())
     before = sha256(disk.read_bytes()).digest(), disk.stat().st_mtime_ns
-    used = used_extents(Run(), image, content, size)
+    used = used_extents(image, content, size)
     source = VolumeSource(make_volume(size, content=content), disk, BASE, used)
     captured = capture_template(
         client, make_config(source.volume), [source], tag="t", pack_bytes=8 * MiB
@@ -202,7 +207,7 @@ def test_raw_bytes_and_boot_code_come_back(client: RegistryClient, tmp_path: Pat
     raw = tmp_path / "raw.img"
     raw.write_bytes(random.Random(SEED).randbytes(MiB) + bytes(9 * MiB) + b"end" + bytes(509))
     used, copy = travel(client, tmp_path, raw, Raw())
-    assert used == (Extent(0, raw.stat().st_size),)
+    assert used == Extents([Extent(0, raw.stat().st_size)])
     assert copy.read_bytes() == raw.read_bytes()
 
 
@@ -268,12 +273,12 @@ def test_a_dirty_ext_is_refused_with_the_command_that_helps(tmp_path: Path) -> N
     run("debugfs", "-w", "-R", "ssv state 0", image)
     before = sha256(image.read_bytes()).digest()
     with pytest.raises(SourceUnfit, match="not shut down cleanly") as caught:
-        used_extents(Run(), image, EXT, image.stat().st_size)
+        used_extents(image, EXT, image.stat().st_size)
     assert f"e2fsck -f {image}" in str(caught.value.hint)
     run("debugfs", "-w", "-R", "ssv state 1", image)
     run("debugfs", "-w", "-R", "feature needs_recovery", image)
     with pytest.raises(SourceUnfit, match="needs_recovery"):
-        used_extents(Run(), image, EXT, image.stat().st_size)
+        used_extents(image, EXT, image.stat().st_size)
     assert sha256(image.read_bytes()).digest() != before  # by debugfs, not by us
 
 
@@ -283,54 +288,30 @@ def test_a_dirty_fat_is_refused_with_the_command_that_helps(tmp_path: Path) -> N
         file.seek(0x41)
         file.write(b"\x01")
     with pytest.raises(SourceUnfit, match="not unmounted cleanly"):
-        used_extents(Run(), image, FAT, image.stat().st_size)
+        used_extents(image, FAT, image.stat().st_size)
     subprocess.run([tool("fsck.vfat"), "-a", image], check=False, capture_output=True)
-    assert used_extents(Run(), image, FAT, image.stat().st_size)
+    assert used_extents(image, FAT, image.stat().st_size)
 
 
 def test_a_filesystem_longer_than_its_place_is_refused(tmp_path: Path) -> None:
     image = make_ext(tmp_path, size="64M")
     with pytest.raises(SourceUnfit, match="its place"):
-        used_extents(Run(), image, EXT, 32 * MiB)
+        used_extents(image, EXT, 32 * MiB)
     image = make_fat(tmp_path)
     with pytest.raises(SourceUnfit, match="its place"):
-        used_extents(Run(), image, FAT, 32 * MiB)
+        used_extents(image, FAT, 32 * MiB)
 
 
 def test_bigalloc_is_kept_whole(tmp_path: Path) -> None:
     image = make_ext(tmp_path, "-O", "bigalloc", "-C", "16384", size="64M")
-    assert used_extents(Run(), image, EXT, image.stat().st_size) == (Extent(0, 64 * MiB),)
-
-
-def test_the_two_sources_agree_on_a_map(tmp_path: Path) -> None:
-    image = make_ext(tmp_path, "-b", "1024")
-    scatter(image)
-    facts = dumpe2fs.ext_facts(Run(), image)
-    free = dumpe2fs.free_extents(Run(), image)
-    used = used_extents(Run(), image, EXT, image.stat().st_size)
-    assert sum(run.size for run in free) == facts.free_blocks * facts.block_bytes
-    assert tuple(dumpe2fs.gaps(used, facts.size_bytes)) == tuple(joined(free))
-
-
-def joined(extents: tuple[Extent, ...]) -> Iterator[Extent]:
-    """Yield `extents` with those that touch as one."""
-    last: Extent | None = None
-    for run in extents:
-        if last and last.end == run.offset:
-            last = Extent(last.offset, last.size + run.size)
-            continue
-        if last:
-            yield last
-        last = run
-    if last:
-        yield last
+    assert used_extents(image, EXT, image.stat().st_size) == Extents([Extent(0, 64 * MiB)])
 
 
 def test_what_is_no_filesystem_is_refused(tmp_path: Path) -> None:
     image = tmp_path / "noise.img"
     image.write_bytes(random.Random(SEED).randbytes(MiB))
     with pytest.raises(CommandFailed, match="dumpe2fs"):
-        used_extents(Run(), image, EXT, MiB)
+        used_extents(image, EXT, MiB)
 
 
 def test_a_full_disk_is_named(client: RegistryClient, tmp_path: Path) -> None:

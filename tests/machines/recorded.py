@@ -1,7 +1,8 @@
 """A recorded machine, unpacked so that the probe sees what it would have seen there."""
 
 import shlex
-from collections.abc import Collection, Mapping, Sequence
+import threading
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,8 @@ class RecordedRun:
         timeout_s: float = DEFAULT_TIMEOUT_S,
         ok: Collection[int] = (0,),
         env: Mapping[str, str] | None = None,
+        into: Callable[[bytes], None] | None = None,
+        stop: threading.Event | None = None,
     ) -> Output:
         line = shlex.join(str(word) for word in words)
         if line not in self.said:

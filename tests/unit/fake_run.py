@@ -1,7 +1,8 @@
 """A fake `Run`: says what it was told to say and remembers what it was asked to run."""
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+import threading
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from agent.errors import CommandFailed
@@ -32,6 +33,8 @@ class FakeRun:
         timeout_s: float = DEFAULT_TIMEOUT_S,
         ok: Collection[int] = (0,),
         env: Mapping[str, str] | None = None,
+        into: Callable[[bytes], None] | None = None,
+        stop: threading.Event | None = None,
     ) -> Output:
         plain = tuple(os.fspath(word) for word in words)
         self.asked.append(Asked(plain, stdin))
@@ -40,6 +43,9 @@ class FakeRun:
         output = _output(self.answers[max(fitting, key=len)] if fitting else "")
         if output.status not in ok:
             raise CommandFailed(f"{plain[0]} failed with status {output.status}: {output.stderr}")
+        if into is not None:
+            into(output.stdout)
+            return Output(b"", output.stderr, output.status)
         return output
 
     @property

@@ -1,7 +1,8 @@
 """What makes a system one machine's own: each row of the table, on trees of files."""
 
 import stat
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,8 @@ class FakeKeygen:
         timeout_s: float = DEFAULT_TIMEOUT_S,
         ok: Collection[int] = (0,),
         env: Mapping[str, str] | None = None,
+        into: Callable[[bytes], None] | None = None,
+        stop: threading.Event | None = None,
     ) -> Output:
         plain = [str(word) for word in words]
         assert plain[0] == "ssh-keygen"

@@ -1,14 +1,17 @@
 """Maps of used blocks: what the programs write is understood, and what cannot be is refused."""
 
 import struct
+import threading
 from pathlib import Path
 
 import pytest
 
 from agent.errors import AgentError, SourceUnfit
+from agent.model.extents import Extents
+from agent.stream.usedmap import Comparison, UsedMap
 from agent.system.command import Output
 from agent.tools import dumpe2fs, fat
-from agent.tools.partclone import BadMap, parse_map
+from agent.tools.partclone import BadMap, MapReader
 from agent.units import Extent
 from tests.unit.fake_run import FakeRun
 
@@ -27,11 +30,26 @@ MAP = """\
 SIZE = 0x12C00000
 
 
-def test_the_used_rows_of_a_map_are_extents() -> None:
-    assert list(parse_map(MAP.splitlines(), SIZE)) == [
-        Extent(0, 0x8E1800),
-        Extent(0x1800400, 0x41000),
-    ]
+def read_map(text: str, piece: int = 7) -> list[tuple[int, int]]:
+    """Return the used runs of a map that comes in small pieces."""
+    found: list[tuple[int, int]] = []
+    reader = MapReader(SIZE, lambda offset, end: found.append((offset, end)))
+    data = text.encode()
+    for start in range(0, len(data), piece):
+        reader.feed(data[start : start + piece])
+    reader.close()
+    return found
+
+
+@pytest.mark.parametrize("piece", [1, 7, 100_000])
+def test_the_used_rows_of_a_map_are_runs(piece: int) -> None:
+    assert read_map(MAP, piece) == [(0, 0x8E1800), (0x1800400, 0x1841400)]
+
+
+def test_rows_that_touch_are_one_run() -> None:
+    split = MAP.replace("0x00041000  +\n", "0x00001000  +\n0x01801400  0x00040000  +\n")
+    assert split != MAP
+    assert read_map(split) == read_map(MAP)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +67,7 @@ def test_the_used_rows_of_a_map_are_extents() -> None:
 )
 def test_a_map_that_cannot_be_is_refused(old: str, new: str, message: str) -> None:
     with pytest.raises(BadMap, match=message):
-        list(parse_map(MAP.replace(old, new).splitlines(), SIZE))
+        read_map(MAP.replace(old, new))
 
 
 PAGE = """\
@@ -91,30 +109,16 @@ def test_no_label_is_an_empty_label() -> None:
     assert dumpe2fs.parse_facts(PAGE.replace("system root", "<none>")).label == ""
 
 
-def test_free_blocks_are_bytes_of_the_device() -> None:
-    run = FakeRun({"dumpe2fs": PAGE})
-    assert dumpe2fs.free_extents(run, Path("/dev/sda2")) == (
-        Extent(8300 * 1024, 1024),
-        Extent(9094 * 1024, 7291 * 1024),
-        Extent(16385 * 1024, 16 * 1024),
-    )
-    assert run.lines == ["dumpe2fs /dev/sda2"]
-
-
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("8300, 9094-16384", "9094-16384, 8300", "out of order"),
-        ("9094-16384", "9094-16385", "out of order"),
-        ("9094-16384", "8300-16384", "out of order"),
-        ("8300,", "eight,", "lists 'eight' as free blocks"),
         ("Block size:               1024", "Block size:               big", "expected a number"),
         ("Filesystem UUID", "Filesystem name", "says nothing of 'Filesystem UUID'"),
     ],
 )
 def test_a_page_that_cannot_be_is_refused(old: str, new: str, message: str) -> None:
     with pytest.raises(AgentError, match=message):
-        dumpe2fs.free_extents(FakeRun({"dumpe2fs": PAGE.replace(old, new)}), Path("/dev/sda2"))
+        dumpe2fs.parse_facts(PAGE.replace(old, new))
 
 
 @pytest.mark.parametrize(
@@ -136,17 +140,53 @@ def test_a_dirty_filesystem_is_refused_with_the_command_that_helps(
     assert "e2fsck -f /dev/sda2" in caught.value.hint
 
 
-def test_a_map_that_leaves_out_a_used_block_is_refused() -> None:
-    facts = dumpe2fs.parse_facts(PAGE)
-    free = (Extent(8300 * 1024, 1024), Extent(9094 * 1024, 7291 * 1024))
-    all_used = tuple(dumpe2fs.gaps(free, facts.size_bytes))
-    dumpe2fs.check_used(all_used, free, facts)
-    dumpe2fs.check_used((Extent(0, facts.size_bytes),), free, facts)
-    less = (Extent(0, 8299 * 1024), *all_used[1:])
-    with pytest.raises(SourceUnfit, match="blocks 8299-8299 are free for partclone and in use"):
-        dumpe2fs.check_used(less, free, facts)
-    with pytest.raises(SourceUnfit, match="blocks 16385-24576 are free for partclone"):
-        dumpe2fs.check_used(all_used[:-1], free, facts)
+OURS = Extents([Extent(0, 4096), Extent(8192, 4096), Extent(20480, 8192)])
+
+
+@pytest.mark.parametrize(
+    ("other", "where"),
+    [
+        ([(0, 4096), (8192, 12288)], "from 20480 to 28672 are in use for us"),
+        ([(0, 4096), (20480, 28672)], "from 8192 to 12288 are in use for us"),
+        ([(0, 2048), (8192, 12288), (20480, 28672)], "from 2048 to 4096 are in use for us"),
+        ([(0, 4096), (8192, 16384), (20480, 28672)], "from 12288 to 16384 .* for partclone"),
+        ([(0, 4096), (6144, 7168), (8192, 12288)], "from 6144 to 7168 .* for partclone"),
+        ([(0, 4096), (8192, 12288), (20480, 28672), (30000, 31000)], "30000 to 31000 .* partclone"),
+        ([], "from 0 to 4096 are in use for us"),
+    ],
+)
+def test_two_maps_that_differ_are_a_refusal(other: list[tuple[int, int]], where: str) -> None:
+    same = Comparison(OURS, Path("/dev/sda2"))
+    with pytest.raises(SourceUnfit, match=where):
+        told(same, other)
+
+
+def test_two_maps_that_agree_are_one() -> None:
+    told(Comparison(OURS, Path("/dev/sda2")), list(OURS.bounds()))
+
+
+def told(same: Comparison, runs: list[tuple[int, int]]) -> None:
+    for offset, end in runs:
+        same.other(offset, end)
+    same.close()
+
+
+def test_a_second_opinion_that_cannot_be_had_is_a_refusal() -> None:
+    def broken(stop: threading.Event) -> None:
+        raise AgentError("partclone is missing")
+
+    with UsedMap(OURS, broken) as used, pytest.raises(SourceUnfit, match="could not be had"):
+        used.confirm()
+
+
+def test_a_second_opinion_that_was_given_up_confirms_nothing() -> None:
+    def slow(stop: threading.Event) -> None:
+        assert stop.wait(10)
+
+    used = UsedMap(OURS, slow)
+    used.close()
+    with pytest.raises(SourceUnfit, match="given up"):
+        used.confirm()
 
 
 def make_boot(

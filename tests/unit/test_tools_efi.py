@@ -1,6 +1,7 @@
 """The firmware's boot entries: the network stays where it is, nothing is there twice."""
 
-from collections.abc import Collection, Mapping, Sequence
+import threading
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,8 @@ class FakeFirmware:
         timeout_s: float = DEFAULT_TIMEOUT_S,
         ok: Collection[int] = (0,),
         env: Mapping[str, str] | None = None,
+        into: Callable[[bytes], None] | None = None,
+        stop: threading.Event | None = None,
     ) -> Output:
         plain = [str(word) for word in words]
         self.asked.append(" ".join(plain))

@@ -1,0 +1,131 @@
+"""The maps of ext filesystems of every shape, against what dumpe2fs lists."""
+
+import random
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from agent.errors import SourceUnfit
+from agent.model.extents import Extents
+from agent.model.layout import Ext
+from agent.tools.ext_bitmaps import used_extents
+from agent.units import GiB, MiB, TiB
+from tests.contracts import stream_builders
+
+EXT = Ext(uuid="ce3cc2af-727f-4b57-b60d-5d98c0dda39f", label="", block_bytes=4096, features=())
+PATH = "/usr/sbin:/sbin:/usr/bin:/bin"
+SHAPES = {
+    "ext4": ("-t", "ext4"),
+    "ext4 of 1 KiB": ("-t", "ext4", "-b", "1024"),
+    "ext4 of 2 KiB": ("-t", "ext4", "-b", "2048"),
+    "ext3": ("-t", "ext3"),
+    "ext2 of 1 KiB": ("-t", "ext2", "-b", "1024"),
+    "ext2 old": ("-t", "ext2", "-O", "^sparse_super,^resize_inode,^ext_attr", "-r", "1"),
+    "no flex_bg": ("-t", "ext4", "-O", "^flex_bg", "-b", "1024"),
+    "no checksums": ("-t", "ext4", "-O", "^metadata_csum,^64bit", "-b", "1024"),
+    "uninit_bg": ("-t", "ext4", "-O", "^metadata_csum,uninit_bg,^64bit", "-b", "1024"),
+    "meta_bg": ("-t", "ext4", "-O", "meta_bg,^resize_inode", "-b", "1024"),
+    "sparse_super2": ("-t", "ext4", "-O", "sparse_super2,^resize_inode", "-b", "1024"),
+    "large flex groups": ("-t", "ext4", "-b", "1024", "-G", "128"),
+    "short groups": ("-t", "ext4", "-b", "1024", "-g", "2048"),
+}
+
+
+def run(*words: str | Path) -> str:
+    name, *rest = words
+    found = shutil.which(name, path=PATH)
+    assert found, f"{name} is not installed"
+    done = subprocess.run([found, *rest], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, f"{words}: {done.stderr}"
+    return done.stdout
+
+
+def make(folder: Path, size_bytes: int, *options: str) -> Path:
+    """Return a filesystem with files in it, some of them removed again."""
+    tree = folder / "tree"
+    tree.mkdir()
+    draw = random.Random(11)
+    for number in range(60):
+        (tree / f"f{number}").write_bytes(draw.randbytes(draw.randrange(1, 300_000)))
+    image = folder / "ext.img"
+    with image.open("wb") as file:
+        file.truncate(size_bytes)
+    run("mke2fs", "-q", "-F", "-d", tree, *options, image)
+    removals = "\n".join(f"rm /f{number}" for number in range(0, 60, 3))
+    subprocess.run(
+        [shutil.which("debugfs", path=PATH) or "debugfs", "-w", "-f", "-", image],
+        input=removals.encode(),
+        capture_output=True,
+        check=True,
+    )
+    return image
+
+
+def listed_by_dumpe2fs(image: Path) -> Extents:
+    """Return the used runs by the free blocks that dumpe2fs prints."""
+    page = run("dumpe2fs", image)
+    found = (
+        re.search(r"^Block size:\s+(\d+)", page, re.M),
+        re.search(r"^Block count:\s+(\d+)", page, re.M),
+    )
+    assert found[0]
+    assert found[1]
+    block, blocks = int(found[0][1]), int(found[1][1])
+    free = []
+    for line in re.findall(r"^\s+Free blocks: (\S.*)$", page, re.M):
+        for text in line.split(", "):
+            first, _, last = text.partition("-")
+            free.append((int(first) * block, (int(last or first) + 1) * block))
+    return Extents.between(free, blocks * block)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("size", [70 * MiB, 515 * MiB + 7 * 1024])
+def test_the_map_is_what_dumpe2fs_says(name: str, size: int, tmp_path: Path) -> None:
+    image = make(tmp_path, size, *SHAPES[name])
+    assert used_extents(image) == listed_by_dumpe2fs(image)
+
+
+@pytest.mark.parametrize("name", ["ext4", "ext2 old", "meta_bg", "short groups"])
+def test_the_map_is_what_partclone_says(name: str, tmp_path: Path) -> None:
+    size = 515 * MiB + 7 * 1024
+    image = make(tmp_path, size, *SHAPES[name])
+    assert stream_builders.used_extents(image, EXT, size) == used_extents(image)
+
+
+def test_a_sparse_disk_of_fifteen_terabytes_is_read_in_little_time(tmp_path: Path) -> None:
+    options = ("-t", "ext4", "-N", "65536", "-E", "lazy_itable_init=1,nodiscard")
+    image = make(tmp_path, 15 * TiB, *options)
+    used = used_extents(image)
+    assert used.total_bytes < 5 * GiB
+    assert used[-1].end > 14 * TiB
+
+
+@pytest.mark.parametrize("offset", [0xC, 0x4])
+def test_a_superblock_that_counts_otherwise_is_refused(offset: int, tmp_path: Path) -> None:
+    image = make(tmp_path, 70 * MiB, "-t", "ext4", "-O", "^metadata_csum")
+    with image.open("r+b") as file:
+        file.seek(1024 + offset)
+        count = int.from_bytes(file.read(4), "little")
+        file.seek(1024 + offset)
+        file.write((count - 1).to_bytes(4, "little"))
+    with pytest.raises(SourceUnfit, match=r"free blocks, \d+ are free") as caught:
+        used_extents(image)
+    assert "e2fsck -f" in str(caught.value.hint)
+
+
+def test_a_bitmap_that_was_damaged_is_refused(tmp_path: Path) -> None:
+    image = make(tmp_path, 70 * MiB, "-t", "ext4", "-b", "4096", "-O", "^metadata_csum")
+    page = run("dumpe2fs", image)
+    found = re.search(r"Block bitmap at (\d+)", page)
+    assert found
+    with image.open("r+b") as file:
+        file.seek(int(found[1]) * 4096 + 2000)
+        byte = file.read(1)[0]
+        file.seek(-1, 1)
+        file.write(bytes([byte ^ 0x10]))
+    with pytest.raises(SourceUnfit, match="free blocks"):
+        used_extents(image)
