@@ -58,6 +58,7 @@ class BootArgs:
     grow: str | None = None
     verify: Verify | None = None
     level: int | None = None
+    parent: str | None = None
     lldp_seconds: int = 0
     settle_seconds: int = 60
     """Init reads this one itself."""
@@ -170,7 +171,10 @@ ARGUMENTS: Final = (
     Argument("grow", "MOUNT", "deploy: which filesystem gets the rest of a larger disk.", _mount),
     Argument("verify", "none|sample|full", "deploy: how much is read back before the disk is made "
              "bootable.", Verify),
-    Argument("level", "1..19", "capture: zstd level.", _number(1, 19)),
+    Argument("level", "1..19", "capture: zstd level; unless told, 3 or more as the upload "
+             "allows.", _number(1, 19)),
+    Argument("parent", "NAME[:TAG][@DIGEST]", "capture: a template of the same name; only what "
+             "differs from it is uploaded.", _typed(TemplateRef)),
     Argument("lldp", "SECONDS", "Listen that long for switches (they speak every 30 s).",
              _number(0, 120), key="lldp_seconds"),
     Argument("finish", "reboot|poweroff|stay", "What to do after success.", Finish),

@@ -58,7 +58,12 @@ def parser() -> argparse.ArgumentParser:
     capture = verbs.add_parser("capture", help="make a template of a disk; the disk is only read")
     _add_store(capture)
     capture.add_argument("--name", required=True, help="the template's name")
-    capture.add_argument("--level", type=int, default=3, metavar="1..19", help="zstd level")
+    capture.add_argument(
+        "--level", type=int, metavar="1..19", help="zstd level; else as the upload allows"
+    )
+    capture.add_argument(
+        "--parent", metavar="NAME[:TAG][@DIGEST]", help="upload only what differs from it"
+    )
     capture.add_argument(
         "--keep-identity", action="store_true", help="keep SSH host keys and the like in it"
     )

@@ -67,6 +67,7 @@ def capture(args: argparse.Namespace) -> int:
             "kind": "capture",
             "name": args.name,
             "level": args.level,
+            "parent": args.parent,
             "keep_identity": args.keep_identity,
             "disk": _disk(args),
         },

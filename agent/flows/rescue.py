@@ -66,12 +66,15 @@ class Rescue:
         )
         agent, machine = self._server(questions, inventory)
         hint = choosing_hint(drive, inventory.disks)
-        spec = CaptureSpec(
-            name=name,
-            disk=convert({hint[0]: hint[1]}, DiskHints, "disk"),
-            level=self.args.level or 3,
-            finish=self.args.finish or Finish.STAY,
-        )
+        document = {
+            "kind": "capture",
+            "name": name,
+            "disk": {hint[0]: hint[1]},
+            "level": self.args.level,
+            "parent": self.args.parent,
+            "finish": self.args.finish or Finish.STAY,
+        }
+        spec = convert(document, CaptureSpec, "job")
         claim = self._claim(questions, agent, machine, spec)
         begin = questions.ask(
             f"Capture {drive.path} as {name}? The disk is only read.",

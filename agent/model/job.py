@@ -107,11 +107,23 @@ class DeploySpec(Value, frozen=True, kw_only=True, tag="deploy", tag_field="kind
 class CaptureSpec(Value, frozen=True, kw_only=True, tag="capture", tag_field="kind"):
     name: TemplateName
     disk: DiskHints = DiskHints()
-    level: Annotated[int, msgspec.Meta(ge=1, le=19)] = 3
-    """zstd level."""
+    level: Annotated[int, msgspec.Meta(ge=1, le=19)] | None = None
+    """zstd level; absent means: as the upload and the processors allow, 3 or more."""
+    parent: TemplateRef | None = None
+    """A template of the same name: only what differs from it is uploaded."""
     keep_identity: bool = False
     """Keep SSH host keys and other files of the redaction list in the template."""
     finish: Finish = Finish.POWEROFF
+
+    def __post_init__(self) -> None:
+        if self.parent and self.parent.partition("@")[0].partition(":")[0] != self.name:
+            raise ValueError(f"parent {self.parent!r} is not a template called {self.name!r}")
+
+    @property
+    def parent_reference(self) -> str:
+        """Which manifest of that name the parent is: its digest if it was given, else its tag."""
+        tagged, _, digest = (self.parent or "").partition("@")
+        return digest or tagged.partition(":")[2] or "latest"
 
 
 class InspectSpec(Value, frozen=True, kw_only=True, tag="inspect", tag_field="kind"):

@@ -67,7 +67,8 @@ def _add_create(kinds: Any, common: argparse.ArgumentParser) -> None:
     deploy.set_defaults(call=create_job, kind="deploy")
     capture = kinds.add_parser("capture", parents=[common, base, disk], help="make a template")
     capture.add_argument("--name", required=True, help="the template's name")
-    capture.add_argument("--level", type=int, help="zstd level, 1 to 19")
+    capture.add_argument("--level", type=int, help="zstd level, 1 to 19; else what suits")
+    capture.add_argument("--parent", metavar="REF", help="upload only what differs from it")
     capture.set_defaults(call=create_job, kind="capture")
     inspect = kinds.add_parser("inspect", parents=[common, base], help="look, and touch nothing")
     inspect.set_defaults(call=create_job, kind="inspect")
@@ -92,7 +93,7 @@ def make_spec(args: argparse.Namespace) -> JobSpec:
         if spec.get("kind", args.kind) != args.kind:
             raise UsageError(f"{args.spec} is for {spec['kind']!a}, not {args.kind}")
     spec["kind"] = args.kind
-    for name in ("template", "name", "level", "consent", "verify", "finish", "grow"):
+    for name in ("template", "name", "level", "parent", "consent", "verify", "finish", "grow"):
         if (value := getattr(args, name, None)) is not None:
             spec[name] = value
     if getattr(args, "no_grow", False):
