@@ -283,6 +283,12 @@ function layoutDrawing(layout) {
   });
 }
 
+function lost(summary) {
+  return summary.lost_bytes
+    ? h("div", {}, h("span.state.failed", {}, `damaged: ${bytes(summary.lost_bytes)} could not be read on the source`))
+    : null;
+}
+
 async function templatesPage() {
   const found = await api("templates");
   if (!found.length) {
@@ -292,6 +298,7 @@ async function templatesPage() {
     const shown = await api(`templates/${encodeURIComponent(`${one.name}@${one.digest}`)}`);
     return h("div.card", {},
       h("div.row", {}, h("h2", {}, link(["templates", `${one.name}:${one.tag}`], `${one.name}:${one.tag}`)), h("span.quiet", {}, ago(one.captured_at))),
+      lost(one),
       h("div", {}, one.os || "unknown system", h("span.quiet", {}, ` · boots ${one.boots.join(" and ")}`)),
       layoutDrawing(shown.config.layout),
       h("div.quiet", {}, `${bytes(one.disk_bytes)} disk · ${bytes(one.used_bytes)} used · ${bytes(one.stored_bytes)} stored`));
@@ -308,6 +315,7 @@ async function templatePage(reference) {
   ]);
   return [
     h("h1", {}, reference),
+    lost(summary),
     h("div.card.stack", {}, layoutDrawing(config.layout), facts([
       ["System", summary.os],
       ["Kernel", os.kernel],
@@ -317,7 +325,12 @@ async function templatePage(reference) {
       ["Size", `${bytes(summary.disk_bytes)} disk, ${bytes(summary.used_bytes)} used, ${bytes(summary.stored_bytes)} stored`],
       ["Captured", h("span", {}, ago(summary.captured_at), ` by ${config.captured_by}`)],
       ["Digest", mono(summary.digest)],
+      ["Compared with", config.parent ? mono(config.parent) : null],
     ])),
+    config.holes.length ? h("h2", {}, "What was lost") : null,
+    config.holes.length
+      ? table(["Volume", "At", "Size"], config.holes.map((one) => [mono(one.volume), one.offset, bytes(one.size)]), "Nothing.")
+      : null,
     h("h2", {}, "Volumes"),
     table(["Volume", "On", "Holds", "Mount", "Size", "Used", "Least"], volumes, "No volumes."),
     h("h2", {}, "Personal files left out"),
