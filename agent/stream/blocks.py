@@ -1,11 +1,12 @@
 """Positional reads and writes of one disk, past the page cache wherever that is possible."""
 
+import contextlib
 import errno
 import fcntl
 import mmap
 import os
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Final
@@ -17,6 +18,8 @@ from agent.units import Extent, align_down, align_up
 
 _BLKZEROOUT: Final = 0x127F
 _CANNOT: Final = (errno.EOPNOTSUPP, errno.ENOTTY, errno.EINVAL)
+UNREADABLE: Final = (errno.EIO, errno.ENODATA, errno.EILSEQ)
+"""What reading a bad sector gives: through the page cache, directly, by a failed check."""
 _SCATTERED: Final = 8
 """With more runs than this in a chunk, one long transfer beats many short ones."""
 
@@ -51,8 +54,14 @@ class DiskFile:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        os.close(self._direct)
-        os.close(self._buffered)
+        failed: OSError | None = None
+        for fd in (self._direct, self._buffered):
+            try:
+                os.close(fd)
+            except OSError as late:  # closed it is all the same
+                failed = late
+        if failed and error is None:
+            raise DiskError(f"{self.name} lost what was written: {failed.strerror}") from failed
 
     def is_aligned(self, extents: Iterable[Extent]) -> bool:
         """Return whether each of `extents` is whole sectors at whole sectors."""
@@ -61,16 +70,20 @@ class DiskFile:
 
     def read(self, extent: Extent, into: memoryview) -> None:
         """Fill `into`, an aligned buffer of `extent.size` bytes."""
+        try:
+            self.read_once(extent, into)
+        except OSError as error:
+            bad = self._first_bad(extent, into) if error.errno in UNREADABLE else None
+            at = extent.offset if bad is None else bad
+            raise DiskError(f"cannot read {self.name} at {at}: {error.strerror}") from error
+
+    def read_once(self, extent: Extent, into: memoryview) -> None:
+        """As `read`, but with the OSError of the disk and no search for what is bad."""
         direct = self.is_aligned((extent,))
         fd = self._direct if direct else self._buffered
         done = 0
         while done < extent.size:
-            try:
-                got = os.preadv(fd, [into[done : extent.size]], extent.offset + done)
-            except OSError as error:
-                bad = self._first_bad(extent, into) if error.errno == errno.EIO else None
-                at = extent.offset + done if bad is None else bad
-                raise DiskError(f"cannot read {self.name} at {at}: {error.strerror}") from error
+            got = os.preadv(fd, [into[done : extent.size]], extent.offset + done)
             if got == 0:
                 raise DiskError(f"{self.name} ends at {extent.offset + done}, too soon")
             done += got
@@ -143,23 +156,32 @@ class DiskFile:
 class ChunkReader:
     """Reads the used runs of one chunk, one after the other, into one buffer. For one thread."""
 
-    def __init__(self, disk: DiskFile, base: int) -> None:
+    def __init__(
+        self,
+        disk: DiskFile,
+        base: int,
+        read: Callable[[Extent, memoryview], None] | None = None,
+    ) -> None:
+        """`read`: what to read runs with, if not simply `disk.read`."""
         self._disk = disk
         self._base = base
+        self._read = read or disk.read
         self._buffer = memoryview(block.aligned_buffer(CHUNK_BYTES))
         self._span: memoryview | None = None
 
     def read(self, extents: Sequence[Extent]) -> memoryview:
         """Return the content of `extents` of the volume. Good until the next call.
 
-        Many short runs are cut out of one long read; what lies between them is thrown away.
+        Many short runs are cut out of one long read; what lies between them is thrown away. If it
+        fails, that may be all that cannot be read.
         """
         if len(extents) > _SCATTERED:
-            return self._gather(extents)
+            with contextlib.suppress(OSError):
+                return self._gather(extents)
         at = 0
         for run in extents:
             there = Extent(self._base + run.offset, run.size)
-            self._disk.read(there, self._buffer[at : at + run.size])
+            self._read(there, self._buffer[at : at + run.size])
             at += run.size
         return self._buffer[:at]
 
@@ -169,7 +191,7 @@ class ChunkReader:
             self._span = memoryview(block.aligned_buffer(CHUNK_BYTES + 2 * 65536))
         first = align_down(self._base + extents[0].offset, sector)
         last = min(align_up(self._base + extents[-1].end, sector), self._disk.size_bytes)
-        self._disk.read(Extent(first, last - first), self._span[: last - first])
+        self._disk.read_once(Extent(first, last - first), self._span[: last - first])
         at = 0
         for run in extents:
             start = self._base + run.offset - first

@@ -11,6 +11,7 @@ import msgspec
 
 from agent.errors import AgentError
 from agent.model import wire
+from agent.model.event import Level, Logged
 from agent.model.template import (
     ARTIFACT_TYPE,
     CHUNK_BYTES,
@@ -39,6 +40,7 @@ from agent.store.upload import ResumedUpload
 from agent.stream.blocks import ChunkReader, DiskFile
 from agent.stream.chunks import Chunk, VolumeSource, chunks_of, count_chunks
 from agent.stream.courier import Courier
+from agent.stream.damage import Damage
 from agent.stream.levels import Levels
 from agent.stream.parent import ParentVolume, parent_volume
 from agent.stream.progress import Meter, Stages
@@ -88,15 +90,17 @@ def capture_template(
     lanes: int | None = None,
     pack_bytes: int | None = None,
     parent: Template | None = None,
+    damage: Damage | None = None,
     confirm: Callable[[], None] = lambda: None,
 ) -> Captured:
     """Push a template: packs and index of each volume, then the config, the manifest last.
 
     The used bytes of each volume in `config` become what was found. Chunks that `parent`, a
     template of the same repository, holds at the same place are taken over from it. Without a
-    `level`, it follows the speed of the upload. Before the manifest is there, the template does
-    not exist: nothing lists it; `confirm` is called before that and may raise. `report` is called
-    by this thread only; what it raises ends the capture.
+    `level`, it follows the speed of the upload. With `damage`, what cannot be read is a hole of
+    the template, else an error. Before the manifest is there, the template does not exist:
+    nothing lists it; `confirm` is called before that and may raise. `report` is called by this
+    thread only; what it raises ends the capture.
 
     Raises DiskError (disk, serial, offset) and ServerError.
     """
@@ -111,12 +115,12 @@ def capture_template(
     for source in sources:
         packs = sum(layer.media_type == PACK_TYPE for layer in layers)
         known = parent_volume(parent, source.volume.id)
-        work = _Volume(client, source, packs, meter, known, target, level, lanes)
+        work = _Volume(client, source, packs, meter, known, target, level, lanes, damage)
         done = work.capture()
         layers += done.layers
         used[source.volume.id] = done.used_bytes
         uploaded += done.uploaded_bytes
-    config = _with_used(config, used, parent)
+    config = _with_used(config, used, parent, damage)
     config_bytes = wire.encode(config)
     if len(config_bytes) > CONFIG_MAX_BYTES:
         raise AgentError(f"the recorded configuration has {len(config_bytes)} bytes")
@@ -176,6 +180,7 @@ class _Volume:
         pack_bytes: int,
         level: int | None,
         lanes: int | None,
+        damage: Damage | None,
     ) -> None:
         cores = len(os.sched_getaffinity(0))
         heavy = level is not None and level >= _HEAVY_LEVEL
@@ -186,6 +191,7 @@ class _Volume:
         self._stages = meter.stages
         self._stages.share(("read", "hash", "compress"), self._lanes)
         self._parent = parent
+        self._damage = damage
         self._algorithm = parent.digest if parent else DIGEST
         self._digest = CHUNK_DIGESTS[self._algorithm]
         self._levels = Levels(level, self._lanes)
@@ -220,6 +226,8 @@ class _Volume:
                     used += read.chunk.size
                     self._meter.add(read.chunk.size)
                     self._meter.tick()
+                    for text in self._damage.news() if self._damage else ():
+                        self._meter.report(Logged(level=Level.WARNING, message=text))
                 self._packs.close()
                 writer.close()
                 layer = index.finish(INDEX_TYPE, self._annotations)
@@ -262,7 +270,8 @@ class _Volume:
         """Return what makes the work of one thread: read a chunk, digest and compress it."""
 
         def make() -> Callable[[tuple[Chunk, IndexEntry | None]], _Read]:
-            reader = ChunkReader(disk, self._source.offset_bytes)
+            read = self._damage.salvage(disk, self._source) if self._damage else None
+            reader = ChunkReader(disk, self._source.offset_bytes, read)
             encoders: dict[int, Encoder] = {}
 
             def work(item: tuple[Chunk, IndexEntry | None]) -> _Read:
@@ -335,7 +344,8 @@ class _Volume:
     def _replay(self, inside: list[tuple[Chunk, int]]) -> Iterator[bytes]:
         """Make the frames of a pack once more: the source is still as it was."""
         with DiskFile(self._source.device, serial=self._source.serial) as disk:
-            reader = ChunkReader(disk, self._source.offset_bytes)
+            read = self._damage.repeat(disk, self._source) if self._damage else None
+            reader = ChunkReader(disk, self._source.offset_bytes, read)
             for chunk, level in tuple(inside):
                 content = reader.read(chunk.extents)
                 chunk.make_blank(content)
@@ -349,7 +359,10 @@ def _push(client: RegistryClient, data: bytes, media_type: str) -> Descriptor:
 
 
 def _with_used(
-    config: TemplateConfig, used: dict[str, int], parent: Template | None
+    config: TemplateConfig,
+    used: dict[str, int],
+    parent: Template | None,
+    damage: Damage | None,
 ) -> TemplateConfig:
     volumes = tuple(
         msgspec.structs.replace(volume, used_bytes=used.get(volume.id, volume.used_bytes))
@@ -357,4 +370,5 @@ def _with_used(
     )
     layout = msgspec.structs.replace(config.layout, volumes=volumes)
     digest = parent.digest if parent else None
-    return msgspec.structs.replace(config, layout=layout, parent=digest)
+    holes = damage.holes if damage else ()
+    return msgspec.structs.replace(config, layout=layout, parent=digest, holes=holes)
