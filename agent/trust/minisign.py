@@ -23,7 +23,7 @@ KEY_ALGORITHM: Final = b"Ed"
 ALGORITHM: Final = b"ED"
 UNTRUSTED: Final = b"untrusted comment: "
 TRUSTED: Final = b"trusted comment: "
-_COMMENT: Final = re.compile(r"[ -~]{0,1024}")
+_COMMENT: Final = re.compile(r"[\t -~]{0,1024}")
 _REMAKE: Final = "sign again with minisign 0.10 or newer, or metalcast template sign"
 
 
