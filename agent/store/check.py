@@ -64,7 +64,7 @@ def check_template(
     blobs = {layer.digest: layer for layer in template.manifest.layers}
     lost = set()
     for blob in blobs.values():
-        if wrong := _missing(source, blob):
+        if wrong := _missing(source, template.digest, blob):
             lost.add(blob.digest)
             damage.append(wrong)
     for volume, data in template.blobs.items():
@@ -96,7 +96,7 @@ def check_template(
     )
 
 
-def _missing(source: BlobSource, blob: Descriptor) -> str | None:
+def _missing(source: BlobSource, digest: Digest, blob: Descriptor) -> str | None:
     """Return what is wrong with a blob's presence and size, by reading its last byte."""
     tries = Tries(source.retry)
     while True:
@@ -106,7 +106,11 @@ def _missing(source: BlobSource, blob: Descriptor) -> str | None:
             with source.open_range(blob.digest, blob.size - 1, 1, blob.size) as body:
                 body.readinto(memoryview(bytearray(1)))
         except Transient as error:
-            tries.failed(error)
+            try:
+                tries.failed(error)
+            except Transient:
+                source.manifest(digest)  # if the source itself is away, that is the error
+                return f"{blob.digest}: {error}"
         except (TemplateError, ServerError) as error:
             return f"{blob.digest}: {error}"
         else:

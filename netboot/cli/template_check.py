@@ -8,6 +8,7 @@ from agent.errors import ExitStatus, UsageError
 from agent.model.wire import Value
 from agent.store.check import Checked, check_template
 from agent.store.compare import Change, Count, Difference, VolumeDifference, compare
+from agent.store.retry import Retry
 from agent.store.source import BlobSource
 from agent.store.template import open_template
 from agent.trust.keyring import read_key
@@ -20,6 +21,7 @@ from netboot.cli.template_places import PLACES, add_doors, open_to_read, parse_p
 from netboot.values import GcRequest
 
 LEAST_MINUTES: Final = 10
+BRIEF: Final = Retry(attempts=3, first_s=0.3, longest_s=1.0)
 
 
 class Verified(Value, frozen=True, kw_only=True):
@@ -90,7 +92,7 @@ def add_parsers(words: Any, common: argparse.ArgumentParser) -> None:
 def verify_template(args: argparse.Namespace) -> int:
     place = parse_place(args.reference)
     keys = tuple(read_key(path) for path in args.key)
-    source = open_to_read(args, place)
+    source = open_to_read(args, place, retry=BRIEF)
     meter = Meter(f"reading {clean(place.text)}")
     try:
         checked = check_template(source, place.reference, deep=args.deep, tell=meter)

@@ -12,6 +12,7 @@ from agent.model.template import DIGEST_PATTERN, NAME_PATTERN, TAG_PATTERN, Dige
 from agent.store.auth import Login
 from agent.store.layout import LayoutFolder
 from agent.store.registry import RegistryClient
+from agent.store.retry import Retry
 from agent.store.source import BlobSource
 from agent.store.sources import open_source
 from agent.store.transfer import FolderTarget, RegistryTarget, Target
@@ -91,14 +92,15 @@ def add_doors(parser: argparse.ArgumentParser, side: str, text: str) -> None:
     group.add_argument(f"--{side}-ca", metavar="FILE", type=Path, help="whom to trust for its TLS")
 
 
-def open_to_read(args: argparse.Namespace, place: Place, side: str = "from") -> BlobSource:
+def open_to_read(
+    args: argparse.Namespace, place: Place, side: str = "from", retry: Retry | None = None
+) -> BlobSource:
     match place.kind:
         case "store":
-            return store_client(args, place.where)
+            return store_client(args, place.where, retry)
         case "url":
-            return open_source(
-                place.where, login=_login(args, side), ca=getattr(args, f"{side}_ca", None)
-            )
+            ca = getattr(args, f"{side}_ca", None)
+            return open_source(place.where, login=_login(args, side), ca=ca, retry=retry)
         case _:
             return LayoutFolder(Path(place.where))
 
@@ -116,10 +118,12 @@ def open_to_write(args: argparse.Namespace, place: Place) -> Target:
     return RegistryTarget(source)
 
 
-def store_client(args: argparse.Namespace, repository: str) -> RegistryClient:
+def store_client(
+    args: argparse.Namespace, repository: str, retry: Retry | None = None
+) -> RegistryClient:
     """Return the client of one repository of our own store."""
     client = make_client(args)
-    return RegistryClient(client.server, repository, client.token)
+    return RegistryClient(client.server, repository, client.token, retry=retry)
 
 
 def digest_of(source: BlobSource, reference: str) -> Digest:

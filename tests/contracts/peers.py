@@ -145,7 +145,8 @@ def nginx(root: Path, folder: Path) -> Iterator[str]:
     config.write_text(
         f"{'user root;' if os.geteuid() == 0 else ''} daemon off; pid {folder / 'pid'};\n"
         "worker_processes 1; error_log stderr; events {}\n"
-        f"http {{ access_log off; sendfile on; {temporary}\n"
+        "http { log_format all '$request $http_authorization';\n"
+        f"access_log {folder / 'access'} all; sendfile on; {temporary}\n"
         f"server {{ listen 127.0.0.1:{port}; root {root}; }} }}\n"
     )
     program = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")

@@ -338,3 +338,27 @@ def test_words_on_a_command_line_are_enough(world: World, static: str) -> None:
     ):
         with pytest.raises(UsageError, match=wrong):
             source_of(*words)
+
+
+def test_a_registry_may_keep_its_blobs_on_another_server(world: World, static: str) -> None:
+    """As those with an object store do: the GET of a blob is sent there, without our password."""
+    strangers: list[str] = []
+
+    def lie(handler: Handler) -> bool:
+        if handler.command != "GET" or "/blobs/" not in handler.path:
+            return False
+        digest = handler.path.rpartition(":")[2]
+        strangers.append(handler.headers.get("Authorization", ""))
+        handler.answer(307, headers={"Location": f"{static}/blobs/sha256/{digest}?signed=secret"})
+        return True
+
+    world.fake.lie = lie
+    world.fake.token = "ours"
+    client = make_client(world.url, "ours")
+    world.restore(client)
+    assert strangers
+    assert set(strangers) == {"Bearer ours"}
+    log = (world.folder / "nginx" / "access").read_text()
+    assert "/blobs/sha256/" in log
+    assert "ours" not in log
+    client.close()
