@@ -59,6 +59,7 @@ class BootArgs:
     verify: Verify | None = None
     level: int | None = None
     parent: str | None = None
+    accept_damage: bool = False
     lldp_seconds: int = 0
     settle_seconds: int = 60
     """Init reads this one itself."""
@@ -175,6 +176,8 @@ ARGUMENTS: Final = (
              "allows.", _number(1, 19)),
     Argument("parent", "NAME[:TAG][@DIGEST]", "capture: a template of the same name; only what "
              "differs from it is uploaded.", _typed(TemplateRef)),
+    Argument("accept_damage", "yes|no", "capture: store what cannot be read on the disk as zeros, "
+             "and record that in the template; unless told, a bad sector is an error.", _boolean),
     Argument("lldp", "SECONDS", "Listen that long for switches (they speak every 30 s).",
              _number(0, 120), key="lldp_seconds"),
     Argument("finish", "reboot|poweroff|stay", "What to do after success.", Finish),

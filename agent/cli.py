@@ -67,6 +67,9 @@ def parser() -> argparse.ArgumentParser:
     capture.add_argument(
         "--keep-identity", action="store_true", help="keep SSH host keys and the like in it"
     )
+    capture.add_argument(
+        "--accept-damage", action="store_true", help="store what cannot be read as zeros"
+    )
     _add_disk(capture)
     _add_yes(capture)
     capture.set_defaults(run=by_hand.capture)

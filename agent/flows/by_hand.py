@@ -69,6 +69,7 @@ def capture(args: argparse.Namespace) -> int:
             "level": args.level,
             "parent": args.parent,
             "keep_identity": args.keep_identity,
+            "damaged": args.accept_damage,
             "disk": _disk(args),
         },
         CaptureSpec,
@@ -93,6 +94,7 @@ def receipt(result: dict[str, Any]) -> str:
         f"  data       {used} used, {stored} stored",
         f"  time       {duration(result['seconds'])}, done {now()}",
         f"  left out   {len(result['left_out'])} files of this machine only",
+        *(f"  DAMAGED    {line}" for line in result["damage"]),
     ]
     return "\n".join(lines)
 

@@ -6,21 +6,23 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from agent.errors import SourceUnfit
+from agent.errors import DiskError, SourceUnfit
 from agent.flows.version import version
 from agent.flows.workplace import Workplace, peak_memory_bytes
 from agent.identity.survey import survey
-from agent.model.event import PlanMade
+from agent.model.event import Level, Logged, PlanMade
 from agent.model.inventory import Drive, Inventory
 from agent.model.job import CaptureSpec
 from agent.model.plan import CapturePlan, CaptureVolume
 from agent.planning.capture import plan_capture, template_config
+from agent.planning.damage import damage_lines
 from agent.planning.hints import pick_disk
 from agent.planning.review import render_capture
 from agent.report import now
 from agent.store.template import open_template
 from agent.stream.capture import capture_template
 from agent.stream.chunks import VolumeSource
+from agent.stream.damage import Damage
 from agent.stream.usedmap import UsedMap, confirm_all, used_map
 from agent.system import block
 from agent.system.command import Runner
@@ -28,6 +30,10 @@ from agent.tools.source import read_layout
 from agent.units import Extent
 
 TAG = "latest"
+_DAMAGED = (
+    "smartctl -a says how the disk is; --accept-damage (metalcast.accept_damage=yes) stores what "
+    "cannot be read as zeros"
+)
 
 
 def look_at_disk(run: Runner, inventory: Inventory, spec: CaptureSpec, drive: Drive) -> CapturePlan:
@@ -56,20 +62,28 @@ def capture(place: Workplace, spec: CaptureSpec) -> dict[str, Any]:
                 for volume in plan.volumes
             }
             place.confirm_claim()
-            captured = capture_template(
-                place.registry,
-                template_config(plan, place.inventory, now(), f"metalcast {version()}"),
-                [
-                    _source(plan, volume, drive, maps[volume.volume])
-                    for volume in plan.volumes
-                    if maps[volume.volume].extents
-                ],
-                place.report,
-                tag=TAG,
-                level=spec.level,
-                parent=parent,
-                confirm=lambda: confirm_all(maps.values()),
-            )
+            try:
+                captured = capture_template(
+                    place.registry,
+                    template_config(plan, place.inventory, now(), f"metalcast {version()}"),
+                    [
+                        _source(plan, volume, drive, maps[volume.volume])
+                        for volume in plan.volumes
+                        if maps[volume.volume].extents
+                    ],
+                    place.report,
+                    tag=TAG,
+                    level=spec.level,
+                    parent=parent,
+                    damage=Damage() if spec.damaged else None,
+                    confirm=lambda: confirm_all(maps.values()),
+                )
+            except DiskError as error:
+                error.hint = error.hint or _DAMAGED
+                raise
+    damage = list(damage_lines(captured.config.holes))
+    for line in damage:
+        place.report(Logged(level=Level.WARNING, message=f"the template is damaged: {line}"))
     return {
         "digest": captured.digest,
         "name": spec.name,
@@ -80,6 +94,8 @@ def capture(place: Workplace, spec: CaptureSpec) -> dict[str, Any]:
         "uploaded_bytes": captured.uploaded_bytes,
         "parent": captured.config.parent,
         "left_out": [redaction.path for redaction in plan.redactions],
+        "damage": damage,
+        "lost_bytes": sum(hole.size for hole in captured.config.holes),
         "stage_seconds": {stage: round(s, 2) for stage, s in captured.stage_seconds.items()},
         "bottleneck": captured.bottleneck,
         "seconds": round(time.monotonic() - began, 1),

@@ -72,6 +72,7 @@ class Rescue:
             "disk": {hint[0]: hint[1]},
             "level": self.args.level,
             "parent": self.args.parent,
+            "damaged": self.args.accept_damage,
             "finish": self.args.finish or Finish.STAY,
         }
         spec = convert(document, CaptureSpec, "job")
@@ -186,6 +187,7 @@ class Rescue:
             "  again      metalcast.mode=capture "
             f"metalcast.server={agent.server.base_url} metalcast.name={name} "
             f"{kernel_argument(*hint)} metalcast.yes=yes"
+            f"{' metalcast.accept_damage=yes' if self.args.accept_damage else ''}"
         )
         return self.args.finish or Finish.STAY
 

@@ -113,6 +113,8 @@ class CaptureSpec(Value, frozen=True, kw_only=True, tag="capture", tag_field="ki
     """A template of the same name: only what differs from it is uploaded."""
     keep_identity: bool = False
     """Keep SSH host keys and other files of the redaction list in the template."""
+    damaged: bool = False
+    """What cannot be read on the disk may become zeros; absent means: a bad sector is an error."""
     finish: Finish = Finish.POWEROFF
 
     def __post_init__(self) -> None:

@@ -11,6 +11,7 @@ _AMOUNTS = (
     ("uploaded_bytes", "uploaded"),
     ("fetched_bytes", "fetched"),
     ("kept_bytes", "there already"),
+    ("lost_bytes", "unreadable"),
 )
 
 

@@ -285,5 +285,7 @@ def _notes(found: FoundLayout, survey: Survey, spec: CaptureSpec) -> Iterator[st
             "the EFI system partition has no fallback loader: a machine boots this template only "
             "with a boot entry in its firmware, which a deployment makes"
         )
+    if spec.damaged:
+        yield "what cannot be read on the disk is stored as zeros, and recorded in the template"
     if spec.keep_identity:
         yield "SSH host keys, machine id and other private files stay in the template"

@@ -40,6 +40,7 @@ from agent.model.plan import (
     WritePendingTable,
 )
 from agent.model.template import Firmware, TemplateConfig
+from agent.planning.damage import damage_lines
 from agent.planning.free_space import ALIGNMENT, both_ends, grown_end
 from agent.planning.refusals import duplicates, objections, valuables
 from agent.units import Extent, KiB, MiB, align_up, format_bytes
@@ -76,7 +77,7 @@ def plan_deploy(
         steps=tuple(_steps(inventory, template, spec, parts, table, job, drive)),
         consented=tuple(f"{f.what} on {f.path}" for f in valuables(drive))
         + duplicates(inventory, template, drive),
-        notes=tuple(_notes(parts, spec.grow, drive)),
+        notes=(*_damage(template), *_notes(parts, spec.grow, drive)),
     )
 
 
@@ -285,6 +286,11 @@ def _withheld(placed: _Placed) -> tuple[Run, ...]:
     if fat or unknown:
         return ((0, min(HEAD_BYTES, placed.volume.size_bytes)),)
     return ()
+
+
+def _damage(template: TemplateConfig) -> Iterator[str]:
+    for line in damage_lines(template.holes):
+        yield f"the template is damaged, by consent: {line}"
 
 
 def _notes(placed: list[_Placed], grow: str | None, drive: Drive) -> Iterator[str]:

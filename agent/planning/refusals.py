@@ -9,6 +9,7 @@ from agent.model.job import DeploySpec
 from agent.model.layout import PENDING_TYPE, BootCode, Disk, Ext, Partition, Swap, Volume
 from agent.model.template import FORMAT_VERSION, TemplateConfig
 from agent.network import intended_network, missing_cards, render_network
+from agent.planning.damage import DAMAGE_CONSENT, damage_lines
 from agent.planning.free_space import overlaps, usable
 from agent.units import align_up, format_bytes
 
@@ -104,6 +105,9 @@ def _about_template(template: TemplateConfig, spec: DeploySpec) -> Iterator[str]
             yield f"{name} has a mount point that is none: {mount!r}"
     if len(set(mounts)) != len(mounts):
         yield f"{name} has two volumes for one mount point"
+    if DAMAGE_CONSENT not in spec.consent:
+        for line in damage_lines(template.holes):
+            yield f"{name} is damaged: {line} (consent {DAMAGE_CONSENT})"
     wanted = [spec.identity.hostname, spec.identity.authorized_keys, spec.network]
     if any(wanted) and not any(
         volume.mount == "/" and isinstance(volume.content, Ext) for volume in layout.volumes

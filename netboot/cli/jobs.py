@@ -22,6 +22,11 @@ from netboot.cli.show import (
 from netboot.cli.watch import progress_line, watch_job
 
 HINTS = ("serial", "wwn", "model", "vendor", "name", "size", "transport", "hctl", "by-path")
+_PLAIN = (
+    *("template", "name", "level", "parent", "damaged"),
+    *("consent", "verify", "finish", "grow"),
+)
+"""Options that are fields of a spec, as they are."""
 
 
 def add_parser(subparsers: Any, common: argparse.ArgumentParser) -> None:
@@ -69,6 +74,13 @@ def _add_create(kinds: Any, common: argparse.ArgumentParser) -> None:
     capture.add_argument("--name", required=True, help="the template's name")
     capture.add_argument("--level", type=int, help="zstd level, 1 to 19; else what suits")
     capture.add_argument("--parent", metavar="REF", help="upload only what differs from it")
+    capture.add_argument(
+        "--accept-damage",
+        dest="damaged",
+        action="store_const",
+        const=True,
+        help="store what cannot be read on the disk as zeros",
+    )
     capture.set_defaults(call=create_job, kind="capture")
     inspect = kinds.add_parser("inspect", parents=[common, base], help="look, and touch nothing")
     inspect.set_defaults(call=create_job, kind="inspect")
@@ -93,7 +105,7 @@ def make_spec(args: argparse.Namespace) -> JobSpec:
         if spec.get("kind", args.kind) != args.kind:
             raise UsageError(f"{args.spec} is for {spec['kind']!a}, not {args.kind}")
     spec["kind"] = args.kind
-    for name in ("template", "name", "level", "parent", "consent", "verify", "finish", "grow"):
+    for name in _PLAIN:
         if (value := getattr(args, name, None)) is not None:
             spec[name] = value
     if getattr(args, "no_grow", False):

@@ -10,7 +10,7 @@ from agent.errors import PlanRefused
 from agent.model import layout as lay
 from agent.model.inventory import Found
 from agent.model.job import Identity
-from agent.model.template import Firmware
+from agent.model.template import Firmware, Hole
 from agent.planning.deploy import plan_deploy
 from agent.planning.refusals import objections
 from agent.units import GiB, MiB, TiB
@@ -57,6 +57,18 @@ OBJECTIONS: dict[str, tuple[dict[str, Any], str]] = {
         "started by BIOS, demo boots on UEFI",
     ),
     "no firmware": ({"template": make_template(boots=())}, "boots on no firmware"),
+    "damage": (
+        {
+            "template": make_template(
+                holes=(
+                    Hole(volume="root", offset=8192, size=4096),
+                    Hole(volume="root", offset=65536, size=512),
+                )
+            )
+        },
+        r"demo is damaged: root: 4.5 KiB in 2 runs could not be read on the source and are zeros, "
+        r"at 8192, 65536 \(consent damage\)",
+    ),
     "architecture": (
         {"template": make_template(source=make_inventory(arch="aarch64"))},
         "this machine is x86_64, demo was captured on aarch64",
