@@ -19,6 +19,7 @@ from agent.model.template import (
     IndexEntry,
     IndexHead,
 )
+from agent.model.wire import refuse_doubled_keys
 from agent.store.digests import CHUNK_DIGESTS
 from agent.store.pack import MAX_STORED_BYTES, MAX_WINDOW_BYTES
 from agent.units import MiB
@@ -59,6 +60,7 @@ def read_index(
         head = msgspec.json.decode(first, type=IndexHead)
     except (msgspec.DecodeError, RecursionError, ValueError) as error:
         raise TemplateError(f"{name}, line 1: {error}") from error
+    refuse_doubled_keys(first, f"{name}, line 1")
     if head.format > FORMAT_VERSION:
         newest = f"this one reads up to {FORMAT_VERSION}"
         _refuse(name, 1, f"format {head.format} needs a newer release; {newest}")

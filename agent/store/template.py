@@ -29,7 +29,7 @@ from agent.model.template import (
     Manifest,
     TemplateConfig,
 )
-from agent.model.wire import decode
+from agent.model.wire import decode, refuse_doubled_keys
 from agent.store.index import read_index
 from agent.store.retry import Transient, Tries
 from agent.store.source import BlobSource
@@ -120,6 +120,7 @@ def open_template(client: BlobSource, digest: Digest) -> Template:
 def read_manifest(data: bytes, name: str) -> Manifest:
     """Return the manifest in `data` if it is that of a template."""
     manifest = decode(data, Manifest, name, MANIFEST_MAX_BYTES)
+    refuse_doubled_keys(data, name)
     if manifest.schema_version != 2 or manifest.media_type not in ("", MANIFEST_TYPE):
         raise TemplateError(f"{name}: not an OCI image manifest: {manifest.media_type!r}")
     if manifest.artifact_type != ARTIFACT_TYPE or manifest.config.media_type != CONFIG_TYPE:
@@ -143,6 +144,7 @@ def read_config(data: bytes, digest: Digest) -> TemplateConfig:
     if version < OLDEST_VERSION:
         raise TemplateError(f"{name}: there is no format {version}")
     config = decode(data, TemplateConfig, name, CONFIG_MAX_BYTES)
+    refuse_doubled_keys(data, name)
     if version == 1 and (config.parent or config.holes):
         raise TemplateError(f"{name}: format 1 has neither parent nor holes")
     return config

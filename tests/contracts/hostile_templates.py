@@ -1,0 +1,396 @@
+"""Templates made to hurt, out of a good one, by name: `CASES`."""
+
+import io
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import zstandard
+
+from agent.model import wire
+from agent.model.template import CHUNK_BYTES, FROM_ANNOTATION, INDEX_TYPE, PACK_TYPE, Manifest
+from agent.store.template import Template, open_template
+from agent.units import MiB
+from tests.contracts.fake_registry import FakeRegistry, sha256
+from tests.contracts.seeds import draw
+
+SIZE = 13 * MiB
+HEX = "ab" * 32
+
+
+def frame(text: bytes, **options: Any) -> bytes:
+    return zstandard.ZstdCompressor(write_checksum=True, **options).compress(text)
+
+
+def bomb(size_bytes: int, letter: bytes) -> bytes:
+    """Return a frame that unpacks to `size_bytes` of one letter."""
+    made = io.BytesIO()
+    piece = letter * MiB
+    with zstandard.ZstdCompressor(write_checksum=True).stream_writer(made, closefd=False) as out:
+        for _ in range(size_bytes // MiB):
+            out.write(piece)
+    return made.getvalue()
+
+
+@dataclass
+class Maker:
+    """Makes hostile templates out of a good one."""
+
+    registry: FakeRegistry
+    good: Template
+
+    def blob(self, data: bytes) -> str:
+        self.registry.blobs[sha256(data)] = data
+        return sha256(data)
+
+    def manifest(self, data: bytes) -> str:
+        self.registry.manifests[sha256(data)] = data
+        return sha256(data)
+
+    def push(self, manifest: Manifest) -> str:
+        return self.manifest(wire.encode(manifest))
+
+    @property
+    def lines(self) -> list[Any]:
+        """The good index, as values that may be changed."""
+        data = self.registry.blobs[self.good.blobs["root"].index.digest]
+        text = zstandard.ZstdDecompressor().decompressobj().decompress(data)
+        return [json.loads(line) for line in text.splitlines()]
+
+    def index(self, data: bytes) -> str:
+        """Return a template whose index is the blob `data`."""
+        return self.layers(lambda layer: layer.media_type == INDEX_TYPE, data)
+
+    def config(self, data: bytes) -> str:
+        manifest = self.good.manifest
+        config = msgspec.structs.replace(manifest.config, digest=self.blob(data), size=len(data))
+        return self.push(msgspec.structs.replace(manifest, config=config))
+
+    def pack(self, change: Callable[[bytes], bytes]) -> str:
+        """Return a template whose first pack is changed, and so its place in the manifest."""
+        first = self.good.manifest.packs[0]
+        data = change(self.registry.blobs[first.digest])
+        return self.layers(lambda layer: layer.digest == first.digest, data)
+
+    def layers(self, wanted: Callable[[Any], bool], data: bytes, **more: str) -> str:
+        digest = self.blob(data)
+        layers = tuple(
+            msgspec.structs.replace(
+                layer, digest=digest, size=len(data), annotations={**layer.annotations, **more}
+            )
+            if wanted(layer)
+            else layer
+            for layer in self.good.manifest.layers
+        )
+        return self.push(msgspec.structs.replace(self.good.manifest, layers=layers))
+
+    def text(self, change: Callable[[list[Any]], object]) -> str:
+        """Return a template whose index has lines that were changed."""
+        lines = self.lines
+        change(lines)
+        return self.index(frame(b"".join(as_line(line) for line in lines)))
+
+    def inherited(self, change: Callable[[list[Any]], object]) -> str:
+        """As `text`, with all packs made for a parent: gaps are allowed, going back is not."""
+        lines = self.lines
+        change(lines)
+        data = frame(b"".join(as_line(line) for line in lines))
+        digest = self.blob(data)
+        parent = {FROM_ANNOTATION: "sha256:" + HEX}
+        layers = tuple(
+            msgspec.structs.replace(layer, annotations={**layer.annotations, **parent})
+            if layer.media_type == PACK_TYPE
+            else msgspec.structs.replace(layer, digest=digest, size=len(data))
+            for layer in self.good.manifest.layers
+        )
+        return self.push(msgspec.structs.replace(self.good.manifest, layers=layers))
+
+
+def as_line(value: Any) -> bytes:
+    return value if isinstance(value, bytes) else json.dumps(value).encode() + b"\n"
+
+
+def put(line: int, place: int, value: Any) -> Callable[[list[Any]], None]:
+    def change(lines: list[Any]) -> None:
+        lines[line][place] = value
+
+    return change
+
+
+def head(**fields: Any) -> Callable[[list[Any]], None]:
+    return lambda lines: lines[0].update(fields)
+
+
+def raw(line: int, text: bytes) -> Callable[[list[Any]], None]:
+    def change(lines: list[Any]) -> None:
+        lines[line] = text + b"\n"
+
+    return change
+
+
+def stored_line(maker: Maker, which: int = 0) -> int:
+    """Return the line of the index with the stored chunk `which`."""
+    return [n for n, line in enumerate(maker.lines) if n and line[2] >= 0][which]
+
+
+def swapped(lines: list[Any]) -> None:
+    lines[1], lines[2] = lines[2], lines[1]
+
+
+def doubled(lines: list[Any]) -> None:
+    lines.insert(2, list(lines[1]))
+
+
+def million(lines: list[Any]) -> None:
+    lines[1:] = [
+        b'[%d,[[%d,512]],-1,0,0,null,"%s"]\n' % (n, n * CHUNK_BYTES, HEX.encode())
+        for n in range(10**6)
+    ]
+
+
+NUMBERS = {
+    "-1": -1,
+    "2^31": 2**31,
+    "2^32": 2**32,
+    "2^63-1": 2**63 - 1,
+    "2^63": 2**63,
+    "2^64": 2**64,
+}
+FIELDS = {"number": 0, "pack": 2, "offset": 3, "stored": 4}
+INDEX: dict[str, Callable[[Maker], str]] = {
+    **{
+        f"{field} {name}": lambda maker, at=at, value=value: maker.text(
+            put(stored_line(maker), at, value)
+        )
+        for field, at in FIELDS.items()
+        for name, value in NUMBERS.items()
+    },
+    **{
+        f"extent at {name}": lambda maker, value=value: maker.text(put(1, 1, [[value, 512]]))
+        for name, value in NUMBERS.items()
+    },
+    **{
+        f"extent of {name}": lambda maker, value=value: maker.text(put(1, 1, [[0, value]]))
+        for name, value in NUMBERS.items()
+    },
+    **{
+        f"head: {key} {name}": lambda maker, key=key, value=value: maker.text(head(**{key: value}))
+        for key in ("format", "chunks", "volume_bytes", "chunk_bytes")
+        for name, value in NUMBERS.items()
+    },
+    "overlapping extents": lambda maker: maker.text(put(1, 1, [[0, 4096], [512, 4096]])),
+    "extents backwards": lambda maker: maker.text(put(1, 1, [[8192, 512], [0, 512]])),
+    "unsorted": lambda maker: maker.text(swapped),
+    "a chunk twice": lambda maker: maker.text(doubled),
+    "a million entries": lambda maker: maker.text(million),
+    "an overlap in a pack": lambda maker: maker.text(put(stored_line(maker, 1), 3, 1)),
+    "NaN": lambda maker: maker.text(raw(1, b'[NaN,[[0,512]],-1,0,0,null,"%s"]' % HEX.encode())),
+    "NaN in the head": lambda maker: maker.text(raw(0, b'{"format":NaN}')),
+    "Infinity": lambda maker: maker.text(raw(1, b"[Infinity]")),
+    "nested deep": lambda maker: maker.text(raw(1, b"[" * 200_000 + b"]" * 200_000)),
+    "nested deep in an entry": lambda maker: maker.text(
+        raw(1, b"[0," + b"[" * 200_000 + b"]" * 200_000 + b"]")
+    ),
+    "a digit a million times": lambda maker: maker.text(raw(1, b"[" + b"9" * 10**6 + b"]")),
+    "a line of 2 MiB": lambda maker: maker.text(raw(1, b" " * (2 * MiB))),
+    "no line at all": lambda maker: maker.index(frame(b"")),
+    "a key twice in the head": lambda maker: maker.text(
+        raw(0, twice(b'"format":1', as_line(maker.lines[0]).rstrip()))
+    ),
+    "a key twice, escaped": lambda maker: maker.text(
+        raw(0, twice(rb'"form\u0061t":1', as_line(maker.lines[0]).rstrip()))
+    ),
+    "not UTF-8": lambda maker: maker.text(raw(1, b'["\xff\xfe"]')),
+    "a bomb of zeros": lambda maker: maker.index(bomb(1024 * MiB, b"\0")),
+    "a bomb of lines": lambda maker: maker.index(bomb(1024 * MiB, b"\n")),
+    "a bomb after the head": lambda maker: maker.index(
+        bomb_after(as_line(maker.lines[0]), 1024 * MiB)
+    ),
+    "a huge window": lambda maker: maker.index(huge_window()),
+    "a skippable frame first": lambda maker: maker.index(
+        skippable() + maker.registry.blobs[maker.good.blobs["root"].index.digest]
+    ),
+    "a skippable frame last": lambda maker: maker.index(
+        maker.registry.blobs[maker.good.blobs["root"].index.digest] + skippable()
+    ),
+    "two frames": lambda maker: maker.index(
+        2 * maker.registry.blobs[maker.good.blobs["root"].index.digest]
+    ),
+    "one byte more": lambda maker: maker.index(
+        maker.registry.blobs[maker.good.blobs["root"].index.digest] + b"x"
+    ),
+    "one byte less": lambda maker: maker.index(
+        maker.registry.blobs[maker.good.blobs["root"].index.digest][:-1]
+    ),
+    "a dictionary": lambda maker: maker.index(with_dictionary()),
+    "not zstd": lambda maker: maker.index(b"{}" * 1000),
+    "empty": lambda maker: maker.index(b""),
+    "parent's packs: going back": lambda maker: maker.inherited(put(stored_line(maker, 1), 3, 0)),
+    "parent's packs: beyond the end": lambda maker: maker.inherited(
+        put(stored_line(maker), 3, 500 * MiB)
+    ),
+}
+
+
+def bomb_after(line: bytes, size_bytes: int) -> bytes:
+    made = io.BytesIO()
+    with zstandard.ZstdCompressor(write_checksum=True).stream_writer(made, closefd=False) as out:
+        out.write(line)
+        for _ in range(size_bytes // MiB):
+            out.write(b"[" * MiB)
+    return made.getvalue()
+
+
+def huge_window() -> bytes:
+    """Return a frame that asks for a window of 128 MiB."""
+    parameters = zstandard.ZstdCompressionParameters(window_log=27, write_content_size=False)
+    maker = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+    return maker.compress(b"\n" * MiB) + maker.flush()
+
+
+def skippable() -> bytes:
+    return b"\x50\x2a\x4d\x18" + (8).to_bytes(4, "little") + b"whatever"
+
+
+def with_dictionary() -> bytes:
+    samples = [b"[%d,[[%d,512]],-1,0,0,null]" % (n, n * 512) for n in range(2000)]
+    return frame(samples[7], dict_data=zstandard.train_dictionary(4096, samples))
+
+
+def twice(key: bytes, data: bytes) -> bytes:
+    """Return a JSON object with one more `key` in front."""
+    return b"{" + key + b"," + data[1:]
+
+
+def good_manifest(maker: Maker) -> bytes:
+    return wire.encode(maker.good.manifest)
+
+
+def good_config(maker: Maker) -> bytes:
+    return wire.encode(maker.good.config)
+
+
+def first_size(value: str) -> Callable[[bytes], bytes]:
+    def change(data: bytes) -> bytes:
+        parts = data.rpartition(b'"size":')
+        rest = parts[2].lstrip(b"0123456789")
+        return parts[0] + parts[1] + value.encode() + rest
+
+    return change
+
+
+MANIFEST: dict[str, Callable[[Maker], str]] = {
+    **{
+        f"size {name}": lambda maker, value=value: maker.manifest(
+            first_size(str(value))(good_manifest(maker))
+        )
+        for name, value in NUMBERS.items()
+    },
+    "size NaN": lambda maker: maker.manifest(first_size("NaN")(good_manifest(maker))),
+    "a key twice": lambda maker: maker.manifest(twice(b'"layers":[]', good_manifest(maker))),
+    "two million objects": lambda maker: maker.manifest(
+        twice(b'"x":[' + b",".join([b"{}"] * 10**6) + b"]", good_manifest(maker))
+    ),
+    "two million lists": lambda maker: maker.manifest(
+        twice(b'"layers":[],"x":[' + b",".join([b"[]"] * 10**6) + b"]", good_manifest(maker))
+    ),
+    "nested deep": lambda maker: maker.manifest(b'{"layers":' + b"[" * 10**6),
+    "annotations nested deep": lambda maker: maker.manifest(
+        twice(b'"x":' + b'{"x":' * 300_000 + b"1" + b"}" * 300_000, good_manifest(maker))
+    ),
+    "longer than may be": lambda maker: maker.manifest(good_manifest(maker) + b" " * (5 * MiB)),
+    "12,000 layers": lambda maker: maker.push(
+        msgspec.structs.replace(maker.good.manifest, layers=maker.good.manifest.layers[:1] * 12_000)
+    ),
+    "no JSON": lambda maker: maker.manifest(b"\x28\xb5\x2f\xfd" * 1000),
+    "empty": lambda maker: maker.manifest(b""),
+    "a list": lambda maker: maker.manifest(b"[]"),
+    "no config": lambda maker: maker.manifest(b'{"schemaVersion":2,"layers":[]}'),
+}
+
+CONFIG: dict[str, Callable[[Maker], str]] = {
+    **{
+        f"format {name}": lambda maker, value=value: maker.config(
+            good_config(maker).replace(b'"format":2', b'"format":%d' % value)
+        )
+        for name, value in NUMBERS.items()
+    },
+    **{
+        f"volume of {name}": lambda maker, value=value: maker.config(
+            good_config(maker).replace(b'"size_bytes":%d' % SIZE, b'"size_bytes":%d' % value)
+        )
+        for name, value in NUMBERS.items()
+    },
+    "a key twice": lambda maker: maker.config(twice(b'"name":"other"', good_config(maker))),
+    "a key twice, within": lambda maker: maker.config(
+        good_config(maker).replace(b'"volumes":', b'"volumes":[],"volumes":')
+    ),
+    "NaN": lambda maker: maker.config(good_config(maker).replace(b'"format":2', b'"format":NaN')),
+    "nested deep": lambda maker: maker.config(b'{"format":2,"os":' + b"[" * 10**6),
+    "nested deep, unknown": lambda maker: maker.config(
+        twice(b'"x":' + b"[" * 10**6 + b"]" * 10**6, good_config(maker))
+    ),
+    "longer than may be": lambda maker: maker.config(good_config(maker) + b" " * (5 * MiB)),
+    "a bomb": lambda maker: maker.config(bomb(1024 * MiB, b" ")),
+    "empty": lambda maker: maker.config(b""),
+    "two documents": lambda maker: maker.config(2 * good_config(maker)),
+}
+
+
+def other_template(maker: Maker) -> str:
+    """Return a template with the pack of another one, of the same size."""
+    return maker.pack(lambda data: draw("other").randbytes(len(data)))
+
+
+def end_of_first_chunk(maker: Maker) -> int:
+    line = maker.lines[stored_line(maker)]
+    return int(line[3] + line[4])
+
+
+def pack_frame(data: bytes) -> Callable[[Maker], str]:
+    """Return a template whose first stored chunk is the frame `data`, rightly described."""
+
+    def make(maker: Maker) -> str:
+        lines, place = maker.lines, stored_line(maker)
+        old = lines[place][4]
+        for line in lines[place + 1 :]:
+            if line[2] == lines[place][2]:
+                line[3] += len(data) - old
+        lines[place][4:6] = [len(data), sha256(data).removeprefix("sha256:")]
+        lines[0].update(content_digest="sha256")
+        digest = maker.pack(lambda pack: data + pack[old:])
+        changed = Maker(maker.registry, open_template(maker.good.client, digest))
+        return changed.index(frame(b"".join(as_line(line) for line in lines)))
+
+    return make
+
+
+PACK: dict[str, Callable[[Maker], str]] = {
+    "cut at a chunk's end": lambda maker: maker.pack(
+        lambda data: data[: end_of_first_chunk(maker)]
+    ),
+    "cut inside a chunk": lambda maker: maker.pack(lambda data: data[:-1]),
+    "a byte more": lambda maker: maker.pack(lambda data: data + b"x"),
+    "a frame more": lambda maker: maker.pack(lambda data: data + frame(b"more")),
+    "a skippable frame more": lambda maker: maker.pack(lambda data: data + skippable()),
+    "another template's": other_template,
+    "a bomb": pack_frame(bomb(1024 * MiB, b"\0")),
+    "a huge window": pack_frame(huge_window()),
+    "a skippable frame": pack_frame(skippable()),
+    "a dictionary": pack_frame(with_dictionary()),
+    "two frames": pack_frame(frame(bytes(2 * MiB)) * 2),
+    "no checksum": pack_frame(zstandard.ZstdCompressor().compress(bytes(CHUNK_BYTES))),
+}
+
+CASES = {
+    f"{kind}: {name}": make
+    for kind, cases in (
+        ("index", INDEX),
+        ("manifest", MANIFEST),
+        ("config", CONFIG),
+        ("pack", PACK),
+    )
+    for name, make in cases.items()
+}
