@@ -6,9 +6,16 @@ from pathlib import Path
 import pytest
 
 from tests.contracts.api_server import Api, running
+from tests.contracts.trust_shop import Shop, open_shop
 
 
 @pytest.fixture
 def api(tmp_path: Path) -> Iterator[Api]:
     with running(tmp_path / "data") as api:
         yield api
+
+
+@pytest.fixture
+def shop(api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Shop]:
+    with open_shop(api, tmp_path, capsys) as shop:
+        yield shop

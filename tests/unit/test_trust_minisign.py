@@ -1,15 +1,19 @@
-"""Keys and signatures: what is taken, and nothing else. The real minisign has its own test."""
+"""Signatures and public keys: what is good, and everything that is not."""
 
 import base64
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from agent.errors import UsageError
 from agent.trust.keyring import Keyring, read_keyring
 from agent.trust.minisign import (
     PublicKey,
     SignatureBad,
     TrustError,
+    Verified,
     parse_public_key,
     parse_signature,
     render_public_key,
@@ -18,222 +22,252 @@ from agent.trust.minisign import (
 from netboot.signing import (
     KeyUnusable,
     SecretKey,
+    make_key,
+    open_server_key,
     parse_secret_key,
+    read_secret_key,
     render_secret_key,
     scrypt_numbers,
     write_key_pair,
 )
-from tests.unit.make_signed import KEY, OTHER, SAME_ID
 
-DATA = b"a manifest"
-COMMENT = "metalcast of 2026"
-GOOD = KEY.sign(DATA, COMMENT)
-KEYS = (KEY.public,)
-
-
-def check(file: bytes, data: bytes = DATA, keys: tuple[PublicKey, ...] = KEYS) -> str:
-    return verify(data, parse_signature(file, "it"), keys, "it").comment
+DATA = b'{"schemaVersion":2}'
+COMMENT = "metalcast something"
+KEY = SecretKey(bytes(range(8)), bytes(32))
+OTHER = SecretKey(bytes(range(1, 9)), b"\x01" * 32)
+SIGNED = KEY.sign(DATA, COMMENT)
 
 
-def lines(file: bytes) -> list[bytes]:
-    return file.split(b"\n")
+def check(file: bytes, data: bytes = DATA, *keys: PublicKey) -> Verified:
+    return verify(data, parse_signature(file, "sig"), keys or (KEY.public,), "the thing")
 
 
-def with_line(number: int, text: bytes, file: bytes = GOOD) -> bytes:
-    changed = lines(file)
-    changed[number] = text
-    return b"\n".join(changed)
+def with_line(number: int, line: bytes) -> bytes:
+    """Return the good signature with another line `number`, from 1."""
+    lines = SIGNED.split(b"\n")
+    lines[number - 1] = line
+    return b"\n".join(lines)
 
 
-def test_a_good_signature_says_who_signed_what() -> None:
-    proof = verify(DATA, parse_signature(GOOD, "it"), KEYS, "it")
-    assert (proof.data, proof.comment, proof.key) == (DATA, COMMENT, KEY.public)
+def flipped(line: int, byte: int) -> bytes:
+    """Return the good signature with one bit turned in what `line` holds in base64."""
+    raw = bytearray(base64.b64decode(SIGNED.split(b"\n")[line - 1]))
+    raw[byte] ^= 1
+    return with_line(line, base64.b64encode(raw))
 
 
-def test_other_bytes_are_not_signed() -> None:
-    with pytest.raises(SignatureBad, match="did not sign these bytes"):
-        check(GOOD, DATA + b" ")
+def test_a_good_signature_proves_who_signed_what() -> None:
+    proof = check(SIGNED, DATA, OTHER.public, KEY.public)
+    assert proof == Verified(DATA, COMMENT, KEY.public)
+
+
+def test_a_key_is_shown_as_minisign_shows_it() -> None:
+    assert KEY.public.name == "0706050403020100"
+    text = render_public_key(KEY.public)
+    assert text.startswith("untrusted comment: minisign public key 0706050403020100\n")
+    assert parse_public_key(text.encode(), "key") == KEY.public
+
+
+def test_of_two_keys_one_is_enough() -> None:
+    assert check(OTHER.sign(DATA, COMMENT), DATA, KEY.public, OTHER.public).key == OTHER.public
 
 
 def test_a_key_that_is_not_trusted_is_named_beside_those_that_are() -> None:
-    with pytest.raises(TrustError, match=f"{OTHER.public.name}; trusted are {KEY.public.name}"):
+    with pytest.raises(TrustError, match="signed by 0807060504030201; trusted are 07060504030201"):
         check(OTHER.sign(DATA, COMMENT))
 
 
-def test_nobody_is_trusted_without_keys() -> None:
+def test_no_keys_trust_nobody() -> None:
     with pytest.raises(TrustError, match="trusted are none"):
-        check(GOOD, keys=())
+        verify(DATA, parse_signature(SIGNED, "sig"), (), "the thing")
 
 
-def test_a_changed_trusted_comment_is_found() -> None:
-    with pytest.raises(SignatureBad, match="trusted comment was changed"):
-        check(with_line(2, b"trusted comment: metalcast of 2027"))
+def test_a_key_with_the_id_of_another_does_not_pass_for_it() -> None:
+    forged = replace(OTHER, key_id=KEY.key_id)
+    with pytest.raises(SignatureBad, match="names 0706050403020100, which did not sign"):
+        check(forged.sign(DATA, COMMENT))
+    assert check(forged.sign(DATA, COMMENT), DATA, KEY.public, forged.public).key == forged.public
+    assert check(SIGNED, DATA, forged.public, KEY.public).key == KEY.public
 
 
-def test_a_changed_untrusted_comment_means_nothing() -> None:
-    assert check(with_line(0, b"untrusted comment: by the pope")) == COMMENT
+def test_other_bytes_are_not_what_was_signed() -> None:
+    for data in (DATA + b" ", DATA[:-1], b"", DATA.upper()):
+        with pytest.raises(SignatureBad):
+            check(SIGNED, data)
 
 
-def test_a_comment_of_another_signature_does_not_fit() -> None:
-    other = lines(KEY.sign(DATA + b"2", COMMENT))
-    with pytest.raises(SignatureBad, match="trusted comment was changed"):
-        check(with_line(3, other[3]))
+def test_the_trusted_comment_is_signed_too() -> None:
+    for comment in ("metalcast something!", "metalcast somethinG", "", "metalcast something "):
+        with pytest.raises(SignatureBad, match="comment was changed after 0706050403020100"):
+            check(with_line(3, b"trusted comment: " + comment.encode()))
 
 
-def test_a_key_made_to_have_the_same_id_is_another_key() -> None:
-    assert SAME_ID.public.name == KEY.public.name
-    with pytest.raises(SignatureBad):
-        check(SAME_ID.sign(DATA, COMMENT))
-    assert check(SAME_ID.sign(DATA, COMMENT), keys=(KEY.public, SAME_ID.public)) == COMMENT
-    assert check(GOOD, keys=(SAME_ID.public, KEY.public)) == COMMENT
+def test_a_comment_cannot_be_moved_from_one_signature_to_another() -> None:
+    other = KEY.sign(b"something else", "metalcast other").split(b"\n")
+    lines = SIGNED.split(b"\n")
+    with pytest.raises(SignatureBad, match="comment was changed"):
+        check(b"\n".join([*lines[:2], *other[2:]]))
 
 
-@pytest.mark.parametrize("number", range(74))
-def test_every_byte_of_a_signature_counts(number: int) -> None:
-    raw = bytearray(base64.b64decode(lines(GOOD)[1]))
-    raw[number] ^= 1
+def test_the_untrusted_comment_says_nothing() -> None:
+    assert check(with_line(1, b"untrusted comment: signed by the Pope")).key == KEY.public
+
+
+@pytest.mark.parametrize("byte", [0, 1, 2, 9, 10, 41, 42, 73])
+def test_no_bit_of_the_signature_may_be_turned(byte: int) -> None:
     with pytest.raises(TrustError):
-        check(with_line(1, base64.b64encode(bytes(raw))))
+        check(flipped(2, byte))
 
 
-@pytest.mark.parametrize("size", range(0, len(GOOD), 7))
-def test_a_signature_that_was_cut_is_none(size: int) -> None:
+@pytest.mark.parametrize("byte", [0, 31, 32, 63])
+def test_no_bit_of_the_signature_of_the_comment_may_be_turned(byte: int) -> None:
+    with pytest.raises(SignatureBad, match="comment was changed"):
+        check(flipped(4, byte))
+
+
+def test_the_older_kind_is_refused_with_what_to_do() -> None:
+    raw = base64.b64decode(SIGNED.split(b"\n")[1])
+    with pytest.raises(TrustError, match="older kind") as error:
+        check(with_line(2, base64.b64encode(b"Ed" + raw[2:])))
+    assert "minisign 0.10 or newer" in str(error.value.hint)
+
+
+@pytest.mark.parametrize("cut", range(0, len(SIGNED), 7))
+def test_a_signature_cut_short_is_none(cut: int) -> None:
     with pytest.raises(TrustError):
-        parse_signature(GOOD[:size], "it")
+        check(SIGNED[:cut])
 
 
 @pytest.mark.parametrize(
-    "file",
+    ("file", "said"),
     [
-        pytest.param(b"", id="nothing"),
-        pytest.param(b"\0" * 200, id="zeros"),
-        pytest.param(bytes(range(256)), id="all bytes"),
-        pytest.param(GOOD + GOOD, id="two in one"),
-        pytest.param(GOOD + b"x", id="more behind it"),
-        pytest.param(GOOD.replace(b"\n", b"\r\n"), id="other line ends"),
-        pytest.param(GOOD + b" " * 5000, id="too long"),
-        pytest.param(with_line(0, b"comment: x"), id="no untrusted comment"),
-        pytest.param(with_line(2, b"trusted comment: a\x1b[2J"), id="control characters"),
-        pytest.param(with_line(2, "trusted comment: ä".encode()), id="not ASCII"),
-        pytest.param(with_line(2, b"comment: x"), id="no trusted comment"),
-        pytest.param(with_line(1, b"AAAA"), id="short"),
-        pytest.param(with_line(1, b"!" * 100), id="no base64"),
-        pytest.param(with_line(3, b""), id="no signature of the comment"),
+        (b"", "four lines"),
+        (b"\0" * 100, "four lines"),
+        (SIGNED + b"\n", "four lines"),
+        (SIGNED + SIGNED, "four lines"),
+        (SIGNED + b"x" * 4096, r"\d+ bytes, a signature has 4096 at most"),
+        (SIGNED.replace(b"\n", b"\r\n"), "."),
+        (with_line(1, b"comment: x"), "four lines"),
+        (with_line(2, b"!!!!"), "line 2: not base64"),
+        (with_line(2, b"RUQ="), "line 2: 2 bytes in base64, 74"),
+        (with_line(3, b"trusted: x"), "line 3 is no trusted comment"),
+        (with_line(3, b"trusted comment: \xff"), "plain line"),
+        (with_line(3, b"trusted comment: \xc3\xa9"), "plain line"),
+        (with_line(3, b"trusted comment: a\x07b"), "plain line"),
+        (with_line(3, b"trusted comment: " + b"a" * 1025), "at most 1024"),
+        (with_line(4, b"AAAA"), "line 4: 3 bytes in base64, 64"),
+        (with_line(4, SIGNED.split(b"\n")[3] + b" "), "line 4: not base64"),
     ],
 )
-def test_what_is_no_signature_is_refused(file: bytes) -> None:
-    with pytest.raises(TrustError):
+def test_what_is_no_signature_says_why(file: bytes, said: str) -> None:
+    with pytest.raises(TrustError, match=said):
         check(file)
 
 
-def test_the_older_kind_is_refused_with_a_way_out() -> None:
-    raw = b"Ed" + base64.b64decode(lines(GOOD)[1])[2:]
-    with pytest.raises(TrustError, match="older kind") as error:
-        parse_signature(with_line(1, base64.b64encode(raw)), "it")
-    assert error.value.hint
-
-
-def test_a_public_key_comes_back_as_it_went() -> None:
-    text = render_public_key(KEY.public)
-    assert parse_public_key(text.encode(), "k") == KEY.public
-    assert parse_public_key(text.replace("\n", "\r\n").encode(), "k") == KEY.public
-    assert KEY.public.name in text
-
-
 @pytest.mark.parametrize(
-    "data",
+    ("text", "said"),
     [
-        pytest.param(b"", id="nothing"),
-        pytest.param(b"x\ny\n", id="two lines"),
-        pytest.param(GOOD, id="a signature"),
-        pytest.param(render_secret_key(KEY, None), id="a secret key"),
-        pytest.param(render_public_key(KEY.public).encode() * 60, id="too long"),
+        (b"", "not a minisign public key"),
+        (b"ssh-ed25519 AAAA me@here\n", "not a minisign public key"),
+        (b"untrusted comment: x\n", "not a minisign public key"),
+        (b"untrusted comment: x\n%%%\n", "not base64"),
+        (b"untrusted comment: x\nRWQ=\n", "2 bytes in base64, 42"),
+        (b"untrusted comment: x\n" + base64.b64encode(b"XX" + bytes(40)) + b"\n", "unknown kind"),
+        (b"untrusted comment: " + b"x" * 5000, "too many"),
+        (render_secret_key(KEY, None), "bytes in base64, 42"),
     ],
 )
-def test_a_file_that_is_no_key_is_refused(data: bytes, tmp_path: Path) -> None:
-    (tmp_path / "server").mkdir()
-    (tmp_path / "server" / "bad.pub").write_bytes(data)
-    with pytest.raises(TrustError, match=r"bad\.pub"):
+def test_what_is_no_public_key_says_why(text: bytes, said: str) -> None:
+    with pytest.raises(TrustError, match=f"^KEY: .*{said}|^KEY, line 2: .*{said}"):
+        parse_public_key(text, "KEY")
+
+
+def test_the_keys_of_an_image_are_read(tmp_path: Path) -> None:
+    for kind, key in (("templates", KEY), ("templates", OTHER), ("server", OTHER)):
+        (tmp_path / kind).mkdir(exist_ok=True)
+        path = tmp_path / kind / f"{key.public.name}.pub"
+        path.write_text(render_public_key(key.public))
+    ring = read_keyring(tmp_path)
+    assert {key.name for key in ring.templates} == {KEY.public.name, OTHER.public.name}
+    assert ring.server == (OTHER.public,)
+    text = "\n".join(ring.lines())
+    assert "Templates must be signed by 0706050403020100 or 0807060504030201." in text
+    assert "Jobs must be signed by 0807060504030201." in text
+
+
+def test_an_image_without_keys_says_so(tmp_path: Path) -> None:
+    ring = read_keyring(tmp_path / "none")
+    assert ring == Keyring()
+    assert [bool(re.search("UNSIGNED|ANY server", line)) for line in ring.lines()] == [True, True]
+
+
+def test_one_bad_file_among_the_keys_of_an_image_is_an_error(tmp_path: Path) -> None:
+    """Whoever put it there meant to be trusted, and would not be; or the image is damaged."""
+    (tmp_path / "templates").mkdir()
+    (tmp_path / "templates" / "a.pub").write_text(render_public_key(KEY.public))
+    (tmp_path / "templates" / "b.pub").write_bytes(b"")
+    with pytest.raises(TrustError, match=r"b\.pub: not a minisign public key"):
         read_keyring(tmp_path)
 
 
-def test_a_keyring_is_what_lies_in_the_folders(tmp_path: Path) -> None:
-    assert read_keyring(tmp_path / "none") == Keyring()
-    for kind, key in (("templates", KEY), ("server", OTHER)):
-        (tmp_path / kind).mkdir()
-        (tmp_path / kind / "x.pub").write_text(render_public_key(key.public))
-    ring = read_keyring(tmp_path)
-    assert ring == Keyring((KEY.public,), (OTHER.public,))
-    assert KEY.public.name in ring.lines()[0]
-    assert OTHER.public.name in ring.lines()[1]
+def test_a_secret_key_without_a_password_comes_back() -> None:
+    key = make_key()
+    assert parse_secret_key(render_secret_key(key, None), None, "key") == key
+    assert "seed" not in repr(key)
 
 
-def test_an_image_without_keys_says_so() -> None:
-    templates, jobs = Keyring().lines()
-    assert "UNSIGNED" in templates
-    assert "ANY server" in jobs
-
-
-def test_a_secret_key_without_password_comes_back_as_it_went() -> None:
-    assert parse_secret_key(render_secret_key(KEY, None), None, "k") == KEY
-
-
-def test_a_secret_key_needs_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("netboot.signing._SCRYPT_OPERATIONS", 1 << 15)
-    monkeypatch.setattr("netboot.signing._SCRYPT_BYTES", 1 << 20)
-    hidden = render_secret_key(KEY, "correct horse")
-    assert parse_secret_key(hidden, "correct horse", "k") == KEY
-    with pytest.raises(KeyUnusable, match="wrong password"):
-        parse_secret_key(hidden, "battery staple", "k")
-    with pytest.raises(KeyUnusable, match="has a password"):
-        parse_secret_key(hidden, None, "k")
-    greedy = base64.b64decode(hidden.split(b"\n")[1])
-    greedy = greedy[:38] + b"\xff" * 7 + b"\0" + b"\xff" * 7 + b"\0" + greedy[54:]
-    with pytest.raises(KeyUnusable, match="too many"):
-        parse_secret_key(b"untrusted comment: x\n" + base64.b64encode(greedy), "x", "k")
-
-
-def test_a_secret_key_whose_halves_differ_is_refused() -> None:
-    text = render_secret_key(KEY, None)
-    raw = bytearray(base64.b64decode(text.split(b"\n")[1]))
-    raw[70] ^= 1
-    damaged = text.split(b"\n")[0] + b"\n" + base64.b64encode(bytes(raw)) + b"\n"
-    with pytest.raises(KeyUnusable, match="two halves"):
-        parse_secret_key(damaged, None, "k")
-
-
-@pytest.mark.parametrize("data", [b"", b"x\ny\n", render_public_key(KEY.public).encode(), GOOD])
-def test_what_is_no_secret_key(data: bytes) -> None:
+@pytest.mark.parametrize("byte", [0, 2, 4, 62, 70, 102])
+def test_a_damaged_secret_key_is_refused(byte: int) -> None:
+    lines = render_secret_key(KEY, None).split(b"\n")
+    raw = bytearray(base64.b64decode(lines[1]))
+    raw[byte] ^= 1
+    damaged = b"\n".join([lines[0], base64.b64encode(raw), b""])
     with pytest.raises(KeyUnusable):
-        parse_secret_key(data, None, "k")
+        parse_secret_key(damaged, None, "key")
 
 
-def test_a_secret_is_for_its_owner_only_and_never_overwritten(tmp_path: Path) -> None:
-    path = tmp_path / "mine.key"
-    public = write_key_pair(KEY, path, None)
-    assert path.stat().st_mode & 0o777 == 0o600
-    assert public == tmp_path / "mine.pub"
-    before = path.read_bytes()
-    path.with_suffix(".pub").unlink()
-    with pytest.raises(Exception, match="exists already"):
-        write_key_pair(OTHER, path, None)
-    assert path.read_bytes() == before
-
-
-def test_a_secret_key_does_not_show_itself() -> None:
-    assert "1111" not in repr(SecretKey(b"1" * 8, b"1" * 32))
+def test_a_password_that_asks_for_too_much_memory_is_refused() -> None:
+    lines = render_secret_key(KEY, None).split(b"\n")
+    raw = bytearray(base64.b64decode(lines[1]))
+    raw[2:4] = b"Sc"
+    raw[38:54] = b"\xff" * 7 + b"\x00" + b"\xff" * 7 + b"\x00"
+    greedy = b"\n".join([lines[0], base64.b64encode(raw), b""])
+    with pytest.raises(KeyUnusable, match="too many"):
+        parse_secret_key(greedy, "secret", "key")
 
 
 @pytest.mark.parametrize(
     ("operations", "memory", "numbers"),
     [
-        (1 << 25, 1 << 30, (1 << 20, 8, 1)),  # minisign's own
-        (524288, 16777216, (16384, 8, 1)),  # libsodium's "interactive"
-        (0, 16777216, (1024, 8, 1)),
-        (1 << 25, 1 << 20, (1024, 8, 1024)),
+        (1 << 25, 1 << 30, (1 << 20, 8, 1)),  # crypto_pwhash_scryptsalsa208sha256_*_SENSITIVE
+        (1 << 19, 1 << 24, (1 << 14, 8, 1)),  # …_INTERACTIVE
+        (0, 1 << 24, (1 << 10, 8, 1)),
     ],
 )
-def test_scrypt_is_asked_as_libsodium_asks(
+def test_the_cost_of_a_password_is_chosen_as_libsodium_does(
     operations: int, memory: int, numbers: tuple[int, int, int]
 ) -> None:
     assert scrypt_numbers(operations, memory) == numbers
+
+
+def test_key_files_are_private_and_never_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "our.key"
+    public = write_key_pair(KEY, path, None)
+    assert public == tmp_path / "our.pub"
+    assert path.stat().st_mode & 0o777 == 0o600
+    for left in (path, public):
+        before = left.read_bytes()
+        with pytest.raises(UsageError, match="exists already"):
+            write_key_pair(OTHER, path, None)
+        assert left.read_bytes() == before
+        path.unlink(missing_ok=True)
+
+
+def test_the_server_has_one_key_for_good(tmp_path: Path) -> None:
+    key = open_server_key(tmp_path)
+    assert (tmp_path / "server.key").stat().st_mode & 0o777 == 0o600
+    public = parse_public_key((tmp_path / "server.pub").read_bytes(), "key")
+    assert public == key.public
+    (tmp_path / "server.pub").unlink()
+    assert open_server_key(tmp_path) == key == read_secret_key(tmp_path / "server.key")
+    assert parse_public_key((tmp_path / "server.pub").read_bytes(), "key") == public
