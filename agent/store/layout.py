@@ -8,7 +8,7 @@ import contextlib
 import fcntl
 import io
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import file_digest, sha256
 from pathlib import Path
@@ -50,21 +50,13 @@ def read_layout_index(data: bytes, name: str) -> tuple[Descriptor, ...]:
     return index.manifests
 
 
-def tag_of(manifest: Descriptor) -> str | None:
-    """Return what a layout calls one of its manifests."""
-    return manifest.annotations.get(REF_NAME)
-
-
-def find_tag(manifests: Iterable[Descriptor], tag: str, name: str) -> Descriptor:
+def find_tag(manifests: Sequence[Descriptor], tag: str, name: str) -> Descriptor:
     """Return the manifest called `tag`. Raises ServerError, which lists what there is."""
-    names: dict[str, Descriptor] = {}
-    for one in manifests:
-        if called := tag_of(one):
-            names.setdefault(called, one)
-    if tag not in names:
-        known = ", ".join(sorted(names)[:10]) or "nothing with a name"
-        raise ServerError(f"{name} has no {tag!a}", hint=f"it has: {known}"[:500])
-    return names[tag]
+    if found := lookup_tag(manifests, tag):
+        return found
+    known = sorted({one.annotations.get(REF_NAME, "") for one in manifests} - {""})
+    shown = ", ".join(known[:10]) or "nothing with a name"
+    raise ServerError(f"{name} has no {tag!a}", hint=f"it has: {shown}"[:500])
 
 
 def lookup_tag(manifests: Iterable[Descriptor], tag: str) -> Descriptor | None:
@@ -109,6 +101,8 @@ class LayoutFolder:
     def find_manifest(self, reference: str) -> tuple[bytes, Digest] | None:
         """Return the manifest that a tag names, and its digest; None if there is none."""
         check_reference(reference)
+        if not (self.path / "index.json").exists():
+            return None
         named = lookup_tag(self.manifests(), reference)
         return self.manifest(named.digest) if named else None
 

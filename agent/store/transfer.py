@@ -11,21 +11,30 @@ from hashlib import sha256
 from typing import Final, Protocol
 
 from agent.errors import TemplateError
-from agent.model.template import Descriptor, Digest, Manifest, TemplateConfig
-from agent.model.wire import BadDocument, decode
+from agent.model.template import Descriptor, Digest, TemplateConfig
+from agent.model.wire import decode
 from agent.store.hold import holding
 from agent.store.layout import LayoutFolder
 from agent.store.pack import Upload
 from agent.store.registry import RegistryClient
 from agent.store.retry import Transient, Tries
-from agent.store.source import BlobSource
+from agent.store.source import BlobSource, blob_digest
 from agent.store.template import Template, open_template
 from agent.store.upload import ResumedUpload
-from agent.trust.templates import signature_tag
+from agent.trust.minisign import SIGNATURE_MAX_BYTES
+from agent.trust.templates import (
+    LIST_MAX_BYTES,
+    SIGNATURE_ARTIFACT,
+    SIGNATURE_LAYER,
+    SIGNATURES_MAX,
+    SignatureList,
+    read_signatures,
+    render_signature_list,
+    signature_tag,
+)
 from agent.units import MiB
 
 PIECE_BYTES: Final = 4 * MiB
-SIGNATURE_MAX_BYTES: Final = 64 * 1024
 
 Tell = Callable[[int, int], None]
 """Hears how many bytes are done, of how many."""
@@ -37,6 +46,11 @@ def quiet(done: int, total: int) -> None:
 
 class Target(Protocol):
     """Where a template goes."""
+
+    @property
+    def reading(self) -> BlobSource:
+        """What is there, to be read."""
+        ...
 
     def has(self, blob: Descriptor) -> bool: ...
 
@@ -56,6 +70,10 @@ class Target(Protocol):
 @dataclass(frozen=True, slots=True)
 class RegistryTarget:
     client: RegistryClient
+
+    @property
+    def reading(self) -> BlobSource:
+        return self.client
 
     def has(self, blob: Descriptor) -> bool:
         return self.client.has_blob(blob.digest)
@@ -80,6 +98,10 @@ class RegistryTarget:
 @dataclass(frozen=True, slots=True)
 class FolderTarget:
     folder: LayoutFolder
+
+    @property
+    def reading(self) -> BlobSource:
+        return self.folder
 
     def has(self, blob: Descriptor) -> bool:
         return self.folder.is_whole(blob)
@@ -205,22 +227,33 @@ def check_indexes(template: Template) -> None:
 
 
 def _copy_signatures(source: BlobSource, digest: Digest, target: Target) -> bool:
-    """Copy the artifact with the signatures of a manifest; return whether there is one."""
+    """Add the signatures of a manifest to those that the target has; return whether there are any.
+
+    Whose they are, and whether they are good, is looked at by whoever relies on them.
+    """
     tag = signature_tag(digest)
     found = source.find_manifest(tag)
     if found is None:
         return False
-    data, _ = found
-    try:
-        manifest = decode(data, Manifest, f"the signatures of {digest[:19]}", SIGNATURE_MAX_BYTES)
-    except BadDocument as error:
-        raise TemplateError(str(error)) from error
-    for blob in (manifest.config, *manifest.layers):
-        if not target.has(blob) and not target.take_over(blob, source):
+    files = read_signatures(source, digest)
+    kept = read_signatures(target.reading, digest) if target.reading.find_manifest(tag) else ()
+    listed = decode(found[0], SignatureList, f"the signatures of {digest[:19]}", LIST_MAX_BYTES)
+    data, more = found[0], tuple(file for file in kept if file not in files)
+    if more:
+        files = (*files, *more)
+        if len(files) > SIGNATURES_MAX:
+            raise TemplateError(f"{len(files)} signatures of {digest[:19]} are too many")
+        digests = [blob_digest(file) for file in files]
+        data = render_signature_list(listed.subject, files, digests, listed.config.digest)
+    small = {blob_digest(file): file for file in files}
+    small[listed.config.digest] = source.blob(listed.config, SIGNATURE_MAX_BYTES)
+    for name, content in small.items():
+        blob = Descriptor(media_type=SIGNATURE_LAYER, digest=name, size=len(content))
+        if not target.has(blob):
             writer = target.writer(blob)
-            writer.append(source.blob(blob, SIGNATURE_MAX_BYTES))
-            writer.finish(blob.digest)
-    target.put_manifest(data, tag, manifest.artifact_type)
+            writer.append(content)
+            writer.finish(name)
+    target.put_manifest(data, tag, SIGNATURE_ARTIFACT)
     return True
 
 

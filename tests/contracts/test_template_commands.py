@@ -177,3 +177,33 @@ def test_what_cannot_be_done_is_said(
     found, _, err = call(*words)
     assert found == status, err
     assert text in err
+
+
+def test_signatures_go_along_and_none_is_lost(
+    api: Api, call: Call, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(api, tmp_path, mixed_bytes(SIZE, seed=5), "latest")
+    for name in ("ada", "bob"):
+        assert main(["template", "keygen", "--no-password", "--output", str(tmp_path / name)]) == 0
+    capsys.readouterr()
+    ada, bob = str(tmp_path / "ada.pub"), str(tmp_path / "bob.pub")
+    folder = f"{tmp_path}/out:latest"
+    assert call("verify", "demo", "--key", ada)[0] == 3
+    assert call("sign", "demo", "--key", str(tmp_path / "ada.key"))[0] == 0
+    assert call("verify", "demo", "--key", ada)[0] == 0
+    assert call("verify", "demo", "--key", bob)[0] == 3
+    assert "with its signatures" in call("export", "demo", folder)[1]
+    assert call("sign", folder, "--key", str(tmp_path / "bob.key"))[0] == 0
+    assert call("export", "demo", folder)[0] == 0  # ada's again; bob's stays
+    for key in (ada, bob):
+        assert call("verify", folder, "--key", key)[0] == 0
+    assert call("rm", "demo")[0] == 0
+    assert json.loads(call("import", folder, "--json")[1])["signatures"]
+    for key in (ada, bob):
+        status, out, _ = call("verify", "demo", "--key", key)
+        assert status == 0, out
+    shown = call("show", "demo")[1]
+    assert shown.count("(not checked; verify --key FILE does)") == 2
+    assert len(json.loads(call("show", "demo", "--json")[1])["signatures"]) == 2
+    listed = json.loads(call("ls", "--json")[1])
+    assert [one["tag"] for one in listed] == ["latest"]
