@@ -7,7 +7,12 @@ from typing import Final
 
 from tests.bench.capture import capture
 from tests.bench.deploy import deploy
+from tests.bench.flatness import flatness
+from tests.bench.incremental import PERCENT, incremental
 from tests.bench.line import Line
+from tests.bench.memory import SIZES, memory
+from tests.bench.per_chunk import per_chunk
+from tests.bench.redeploy import PERCENTS, redeploy
 from tests.bench.rounds import BenchFailed, say
 from tests.bench.setting import Setting, setting
 
@@ -18,6 +23,11 @@ BENCHES: Final[Mapping[str, Bench]] = {
     "deploy_vs_write_limit": deploy,
     "capture_vs_partclone": capture,
     "capture_size_vs_partclone": capture,
+    **{f"redeploy_{what}_{one}pct": redeploy for what in ("bytes", "time") for one in PERCENTS},
+    f"incremental_bytes_{PERCENT}pct": incremental,
+    **{f"peak_memory_{way}_{size}": memory for size in SIZES for way in ("capture", "deploy")},
+    "disk_size_flatness": flatness,
+    "per_chunk_python_us": per_chunk,
 }
 
 

@@ -14,11 +14,13 @@ from typing import Any
 
 from agent.flows.start import use_one_arena
 from agent.model.layout import Ext
+from agent.store.pack import MAX_STORED_BYTES
 from agent.store.registry import RegistryClient
 from agent.store.sources import open_source
 from agent.store.template import open_template
 from agent.stream.capture import capture_template
 from agent.stream.chunks import VolumeSource
+from agent.stream.fetch import in_runs
 from agent.stream.restore import restore_volume
 from agent.stream.usedmap import used_map
 from agent.system.command import Run
@@ -81,6 +83,23 @@ def capture_extents(url: str, repository: str, disk: str, runs: str, packs: str)
     }
 
 
+def drain(url: str, tag: str) -> dict[str, Any]:
+    """Receive every stored chunk of a template as a restore does, and do nothing with it."""
+    template = open_template(open_source(url), tag)
+    buffer = memoryview(bytearray(MAX_STORED_BYTES))
+    received = 0
+    for run in in_runs(template.entries("root")[1], template.data_of("root")):
+        if run.pack is None:
+            continue
+        start, last = run.entries[0].offset, run.entries[-1]
+        size = last.offset + last.stored_bytes - start
+        with template.client.open_range(run.pack.digest, start, size, run.pack.size) as body:
+            for entry in run.entries:
+                body.readinto(buffer[: entry.stored_bytes])
+        received += size
+    return {"bytes": received}
+
+
 def listed(runs: Path) -> Any:
     """Return the runs in a file of `OFFSET SIZE` lines as the agent keeps a map of a volume."""
     from agent.model.extents import Extents
@@ -100,6 +119,7 @@ MODES: dict[str, Callable[..., dict[str, Any]]] = {
     "capture": capture,
     "restore": restore,
     "capture-extents": capture_extents,
+    "drain": drain,
 }
 
 

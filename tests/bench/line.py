@@ -20,7 +20,10 @@ class Peer:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A figure: the median of `runs`. With a peer, `target` bounds the ratio; else the value."""
+    """A figure: the median of `runs`, or the worst. `target` bounds its ratio to the peer.
+
+    Without a peer, it bounds the value.
+    """
 
     name: str
     unit: str

@@ -1,110 +1,109 @@
-"""Peak memory of capture and deploy: the whole process, the interpreter included."""
+"""Peak memory of a whole process of ours: of real data, and of a disk with 2 TiB in use."""
 
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from agent.model.template import CHUNK_BYTES, MANIFEST_MAX_BYTES
+from agent.model.template import CHUNK_BYTES
 from agent.units import MiB, TiB
 from tests.bench.line import Line
-from tests.bench.rounds import BenchFailed, fresh_file, in_turns, say
-from tests.bench.setting import REPOSITORY, TAG, Data, Setting, warm
-from tests.bench.synthetic import scattered_source
+from tests.bench.rounds import fresh_file, say
+from tests.bench.setting import REPOSITORY, TAG, Data, Setting
+from tests.bench.synthetic import PAGE, make_source, make_template
 from tests.contracts.registries import netboot
 
+SIZES: Final = ("1g", "6g", "2t")
 TARGET_MIB: Final = 160.0
-NAMES: Final = tuple(
-    f"peak_memory_{mode}_{size}" for size in ("1g", "6g", "2t") for mode in ("capture", "deploy")
-)
-CHUNKS_OF_2T: Final = 2 * TiB // CHUNK_BYTES
-_PACK_BYTES: Final = 2560
-"""Closes a pack after some 64 of the synthetic chunks: 8192 packs, as many as 2 TiB ever have."""
-_REAL: Final = "VmHWM of the process, the highest of the runs"
+_CHUNKS: Final = 2 * TiB // CHUNK_BYTES
+_WHOLE_EVERY: Final = 8192
+"""One chunk of so many is 4 MiB of random bytes, so that buffers are as full as they can be."""
 
 
-def peak_memory(setting: Setting, names: Sequence[str]) -> Iterator[Line]:
-    """Yield the lines of `names`."""
-    if mine := [name for name in names if name.endswith("1g")]:
-        yield from _of_real_data(setting, setting.small, mine)
-    if mine := [name for name in names if name.endswith("6g")]:
-        yield from _of_real_data(setting, setting.system, mine)
-    if mine := [name for name in names if name.endswith("2t")]:
-        yield from _of_two_tebibytes(setting, mine)
-
-
-def _of_real_data(setting: Setting, data: Data, names: Sequence[str]) -> Iterator[Line]:
-    target = setting.work / "target.img"
-
-    def capture() -> float:
-        with _registry(setting) as url:
-            answer = setting.child("capture", url, REPOSITORY, data.image, TAG)[1]
-        return _peak_mib(answer)
-
-    def deploy() -> float:
-        layout, _ = setting.template(data)
-        fresh_file(target, data.size_bytes)
-        answer = setting.child("restore", setting.url_of(layout), TAG, target)[1]
-        target.unlink()
-        return _peak_mib(answer)
-
-    ways = {"capture": capture, "deploy": deploy}
-    warm(data.image)
-    contestants: dict[str, Callable[[], float]] = {name: ways[_mode(name)] for name in names}
-    for name, peaks in in_turns(contestants, setting.rounds).items():
-        yield Line(name, "MiB", peaks, TARGET_MIB, data.words, note=_REAL, is_worst_case=True)
-
-
-def _of_two_tebibytes(setting: Setting, names: Sequence[str]) -> Iterator[Line]:
-    """Capture and deploy as many chunks as 2 TiB have, each with 8 KiB instead of 4 MiB."""
-    source, runs = setting.work / "source.img", setting.work / "runs"
-    target = setting.work / "target.img"
-    say("making a source of 2 TiB")
-    scattered_source(source, runs, CHUNKS_OF_2T, extents=2)
-    answers: dict[str, dict[str, Any]] = {}
-    with _registry(setting) as url:
-        seconds, captured = setting.child(
-            "capture-extents", url, REPOSITORY, source, runs, str(_PACK_BYTES)
-        )
-        if captured["manifest_bytes"] > MANIFEST_MAX_BYTES:
-            raise BenchFailed(f"a manifest of {captured['manifest_bytes']} bytes")
-        answers["capture"] = {**captured, "seconds": seconds}
-        source.unlink()
-        if any(_mode(name) == "deploy" for name in names):
-            fresh_file(target, 2 * TiB)
-            place = f"{url}/v2/{REPOSITORY}"
-            seconds, restored = setting.child("restore", place, TAG, target)
-            answers["deploy"] = {**restored, "seconds": seconds}
-            target.unlink()
+def memory(setting: Setting, names: Sequence[str]) -> Iterator[Line]:
+    """Yield the lines of `names`; the value is the worst of the runs."""
     for name in names:
-        answer = answers[_mode(name)]
-        words = f"synthetic: a sparse file of 2 TiB, {CHUNKS_OF_2T} chunks of two blocks of 4 KiB"
-        note = (
-            f"VmHWM of one run, {answer['seconds']:.0f} s; real: extents, index, "
-            f"{captured['layers'] - 1} packs, a manifest of {captured['manifest_bytes']} bytes; "
-            "not real: a chunk has 8 KiB where a full one has 4 MiB, so what lanes and queues "
-            "hold of full chunks shows in the lines of 1g and 6g only"
-        )
-        peak = (_peak_mib(answer),)
-        yield Line(name, "MiB", peak, TARGET_MIB, words, note=note, is_worst_case=True)
+        _, _, mode, size = name.split("_")
+        data = {"1g": setting.small, "6g": setting.system}.get(size)
+        if data is None:
+            yield (_capture_2t if mode == "capture" else _deploy_2t)(setting, name)
+            continue
+        run = _capture if mode == "capture" else _deploy
+        rounds = 1 if setting.is_quick else setting.rounds
+        yield _line(name, [run(setting, data) for _ in range(rounds)], data.words, "")
 
 
-@contextmanager
-def _registry(setting: Setting) -> Iterator[str]:
-    """Serve a registry that has nothing yet; forget what it got."""
-    store = Path(setting.work / "store")
-    store.mkdir()
+def _line(name: str, answers: Sequence[dict[str, Any]], data: str, note: str) -> Line:
+    peaks = tuple(answer["peak_bytes"] / MiB for answer in answers)
+    note = note or "VmHWM of the process, interpreter included"
+    return Line(name, "MiB", peaks, TARGET_MIB, data, note=note, is_worst_case=True)
+
+
+def _capture(setting: Setting, data: Data) -> dict[str, Any]:
+    return _into_store(
+        setting, lambda url: setting.child("capture", url, REPOSITORY, data.image, TAG)
+    )
+
+
+def _into_store(
+    setting: Setting, run: Callable[[str], tuple[float, dict[str, Any]]]
+) -> dict[str, Any]:
+    store = Path(tempfile.mkdtemp(prefix="store-", dir=setting.work))
     try:
         with netboot(store) as url:
-            yield url
+            return run(url)[1]
     finally:
         shutil.rmtree(store)
 
 
-def _mode(name: str) -> str:
-    return name.split("_")[2]
+def _deploy(setting: Setting, data: Data) -> dict[str, Any]:
+    layout, _ = setting.template(data)
+    target = fresh_file(setting.work / "target.img", data.size_bytes)
+    answer = setting.child("restore", setting.url_of(layout), TAG, target)[1]
+    target.unlink()
+    return answer
 
 
-def _peak_mib(answer: dict[str, Any]) -> float:
-    return float(answer["peak_bytes"]) / MiB
+def _filled(number: int) -> int:
+    if number % _WHOLE_EVERY == 0:
+        return CHUNK_BYTES
+    return PAGE if number % 8 == 0 else 0
+
+
+def _capture_2t(setting: Setting, name: str) -> Line:
+    disk, runs = setting.work / "2t.img", setting.work / "2t.runs"
+    say("making a sparse disk of 2 TiB")
+    make_source(disk, _CHUNKS, _filled, runs)
+    words = ("capture-extents", setting.work, disk, runs)
+    answer = _into_store(
+        setting, lambda url: setting.child(words[0], url, REPOSITORY, disk, runs, str(32 * 1024))
+    )
+    disk.unlink()
+    runs.unlink()
+    note = (
+        "synthetic: the map is a list with two pages of each chunk; of one chunk in 8 the first "
+        f"page is random, one in {_WHOLE_EVERY} is random as a whole, the rest is holes; packs "
+        f"end at 32 KiB, so that there are as many as of 2 TiB: {answer['layers']} layers, "
+        f"manifest {answer['manifest_bytes']} bytes; one run"
+    )
+    return _line(name, [answer], f"sparse file of 2 TiB, {_CHUNKS} chunks in use", note)
+
+
+def _deploy_2t(setting: Setting, name: str) -> Line:
+    say("making a template of 2 TiB")
+
+    def stored(number: int) -> int:
+        return _filled(number * 2)
+
+    folder, manifest_bytes = make_template(setting.work / "2t", _CHUNKS, stored, per_pack=16)
+    index = max(path.stat().st_size for path in (folder / "blobs" / "sha256").iterdir())
+    target = fresh_file(setting.work / "target.img", 2 * TiB)
+    answer = setting.child("restore", setting.url_of(folder), TAG, target)[1]
+    target.unlink()
+    shutil.rmtree(folder)
+    note = (
+        "synthetic: one chunk in 4 is a page of random bytes, one in 4096 is random as a whole, "
+        f"the rest is zeros; manifest {manifest_bytes} bytes, largest blob {index} bytes; one run"
+    )
+    return _line(name, [answer], f"template of 2 TiB, {_CHUNKS} chunks", note)

@@ -1,0 +1,63 @@
+"""A capture with a parent, of a disk of which few chunks have changed: what is sent."""
+
+import random
+import subprocess
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from agent.store.registry import RegistryClient
+from agent.store.template import open_template
+from tests.bench.extents import change, draw
+from tests.bench.line import Line, Peer, floats
+from tests.bench.rounds import BenchFailed, say
+from tests.bench.setting import REPOSITORY, TAG, Setting
+from tests.contracts.registries import netboot
+
+PERCENT: Final = 5
+TARGET: Final = 1.1
+
+
+def incremental(setting: Setting, names: Sequence[str]) -> Iterator[Line]:
+    """Yield one line: bytes uploaded, index and all, beside the stored bytes of what changed.
+
+    Each run changes other content in a copy of the image, always in the same chunks: file
+    contents only, so that the filesystem stays what it was.
+    """
+    data = setting.small if setting.is_quick else setting.data
+    image = setting.work / "changed.img"
+    subprocess.run(["cp", "--sparse=always", data.image, image], check=True)
+    store = setting.work / "store"
+    store.mkdir()
+    uploaded: list[int] = []
+    stored: list[int] = []
+    with netboot(store) as url:
+        setting.child("capture", url, REPOSITORY, data.image, TAG)
+        client = RegistryClient(url, REPOSITORY)
+        before = list(open_template(client, TAG).entries("root")[1])
+        changed = draw([entry for entry in before if _is_data(entry.extents)], PERCENT)
+        for run in range(setting.rounds):
+            change(image, changed, seed=random.Random(run).randrange(2**32))
+            _, answer = setting.child("capture", url, REPOSITORY, image, f"run-{run}", TAG)
+            found = open_template(client, f"run-{run}").entries("root")[1]
+            after = {entry.number: entry for entry in found}
+            differ = [
+                after[entry.number]
+                for entry in before
+                if after[entry.number].content_digest != entry.content_digest
+            ]
+            if {entry.number for entry in differ} != {entry.number for entry in changed}:
+                raise BenchFailed("other chunks differ than those that were changed")
+            uploaded.append(answer["uploaded_bytes"])
+            stored.append(sum(entry.stored_bytes for entry in differ))
+            say(f"run {run + 1}/{setting.rounds}: {uploaded[-1]} bytes, {stored[-1]} stored")
+        client.close()
+    image.unlink()
+    words = f"{data.words}; {len(changed)} of {len(before)} chunks changed on the source"
+    peer = Peer("stored bytes of the changed chunks", floats(stored))
+    note = "packs and index; the parent is in the same repository"
+    yield Line(names[0], "B", floats(uploaded), TARGET, words, peer, note)
+
+
+def _is_data(extents: Sequence[tuple[int, int]]) -> bool:
+    """Return whether a chunk begins with file content, as far as its long first run tells."""
+    return extents[0][1] >= 1024 * 1024
