@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--list", action="store_true", help="print the names and end")
     parser.add_argument("--quick", action="store_true", help="3 rounds instead of 5")
     parser.add_argument("--rounds", type=int, help="so many rounds")
-    parser.add_argument("--small", action="store_true", help="1 GiB of data instead of 5.7")
+    parser.add_argument("--small", action="store_true", help="1 GiB of data instead of 5.9")
     options = parser.parse_args(arguments)
     if options.list:
         print("\n".join(BENCHES))

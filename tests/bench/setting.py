@@ -56,7 +56,7 @@ class Setting:
 
     @cached_property
     def system(self) -> Data:
-        words = "ext4 of 12 GiB that holds 5.7 GiB of a Debian system"
+        words = "ext4 of 12 GiB that holds 5.9 GiB of a Debian system"
         return Data("system", images().system, words)
 
     @cached_property
