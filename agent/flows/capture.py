@@ -19,6 +19,7 @@ from agent.planning.damage import damage_lines
 from agent.planning.hints import pick_disk
 from agent.planning.review import render_capture
 from agent.report import now
+from agent.store.hold import holding
 from agent.store.template import open_template
 from agent.stream.capture import capture_template
 from agent.stream.chunks import VolumeSource
@@ -62,6 +63,7 @@ def capture(place: Workplace, spec: CaptureSpec) -> dict[str, Any]:
                 for volume in plan.volumes
             }
             place.confirm_claim()
+            looks.enter_context(holding(place.registry))
             try:
                 captured = capture_template(
                     place.registry,
