@@ -9,14 +9,17 @@ from tests.harness.cache import cache_dir, locked
 
 
 def boot_image(*options: str) -> Path:
-    """Return the folder that `metalcast build-image` fills; its own cache makes that cheap.
-
-    $METALCAST_IMAGE names a folder to take as it is. Speed of building counts here more than size,
-    so the compression is the developer's.
-    """
+    """Return the folder of the image that tests share; $METALCAST_IMAGE names another."""
     if named := os.environ.get("METALCAST_IMAGE"):
         return Path(named)
-    folder = cache_dir() / "boot-image"
+    return build_image(cache_dir() / "boot-image", *options)
+
+
+def build_image(folder: Path, *options: str) -> Path:
+    """Have `metalcast build-image` fill `folder`, and return it; its own cache makes that cheap.
+
+    Speed of building counts here more than size, so the compression is the developer's.
+    """
     words = [sys.executable, "-m", "images", "--output", str(folder), "--cache", str(cache_dir())]
     words += ["--compression", "fast", *options]
     with locked(cache_dir() / "boot-image.lock"):
