@@ -26,6 +26,7 @@ A place is one of
   https://HOST/FOLDER[:TAG]           a web folder with an exported template (to read only)
   ./DIR[:TAG], /DIR[:TAG], oci:DIR    a folder with an OCI image layout, here
 """
+_EXAMPLES: Final = "write NAME:TAG, https://HOST/v2/NAME:TAG, https://HOST/FOLDER:TAG or ./DIR:TAG"
 _URL_TARGET: Final = re.compile(r"(https?://[^/]+/.*?)(?:@(sha256:[0-9a-f]{64})|:([^/:@]+))?")
 
 
@@ -57,14 +58,14 @@ def parse_place(text: str) -> Place:
                 raise ValueError("expected a host and a path")
             split_source(found[1])
         except ValueError as error:
-            raise UsageError(f"{text[:200]!a}: {error}", hint=PLACES) from error
+            raise UsageError(f"{text[:200]!a}: {error}", hint=_EXAMPLES) from error
         return Place(text, "url", found[1], _reference(text, found[2] or found[3]))
     if text.startswith(("/", "./", "../", "oci:")) or text in (".", ".."):
         return parse_folder(text)
     rest, _, digest = text.partition("@")
     name, _, tag = rest.partition(":")
     if not re.match(NAME_PATTERN, name):
-        raise UsageError(f"not a template, a URL or a folder: {text[:200]!a}", hint=PLACES)
+        raise UsageError(f"not a template, a URL or a folder: {text[:200]!a}", hint=_EXAMPLES)
     return Place(text, "store", name, _reference(text, digest or tag))
 
 
