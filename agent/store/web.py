@@ -6,7 +6,9 @@ may be sent elsewhere once, without what opens the door: registries keep blobs i
 
 import re
 import threading
+import time
 from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
 from typing import Final
 from urllib.parse import urljoin, urlsplit
 
@@ -266,8 +268,15 @@ def _check_answer(
 
 
 def _retry_after(response: requests.Response) -> float:
+    """Return for how many seconds the server wants to be left alone: a number, or up to a date."""
     text = response.headers.get("Retry-After", "").strip()
-    return float(text) if re.fullmatch(r"\d{1,6}", text) else 0.0
+    if re.fullmatch(r"\d{1,6}", text):
+        return float(text)
+    try:
+        until = parsedate_to_datetime(text)
+        return max(until.timestamp() - time.time(), 0.0)
+    except (ValueError, TypeError, OverflowError):
+        return 0.0
 
 
 def _reason(response: requests.Response) -> str:

@@ -1,6 +1,5 @@
 """A server that cuts, stalls and lies: the stream goes on, or fails before it writes nonsense."""
 
-import os
 import random
 import threading
 import time
@@ -18,6 +17,7 @@ from agent.stream.chunks import VolumeSource
 from agent.stream.restore import restore_volume
 from agent.units import MiB
 from tests.contracts.fake_registry import FakeRegistry, Handler
+from tests.contracts.seeds import SEED
 from tests.contracts.stream_builders import (
     BASE,
     capture,
@@ -27,7 +27,6 @@ from tests.contracts.stream_builders import (
     mixed_bytes,
 )
 
-SEED = int(os.environ.get("STREAM_SEED", random.SystemRandom().randrange(2**32)))
 SIZE = 41 * MiB
 DATA = mixed_bytes(SIZE, seed=5)
 OLD = b"\xa5"
@@ -64,7 +63,7 @@ class World:
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
-    print(f"STREAM_SEED={SEED}")
+    print(f"METALCAST_SEED={SEED}")
     registry = FakeRegistry()
     with registry.serving() as url:
         client = make_client(url)
