@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from agent.errors import AgentError, ChunkCorrupt, ServerError, TemplateError
-from agent.model.template import CHUNK_BYTES, PACK_TYPE, Descriptor, Digest, IndexEntry
+from agent.model.template import (
+    CHUNK_BYTES,
+    PACK_TYPE,
+    Descriptor,
+    Digest,
+    IndexEntry,
+    TemplateConfig,
+)
 from agent.model.wire import Value
 from agent.store.digests import CHUNK_DIGESTS, ChunkDigest, zeros_digest
 from agent.store.pack import MAX_STORED_BYTES, Decoder
@@ -34,6 +41,8 @@ class Checked(Value, frozen=True, kw_only=True):
     """How many were read and compared; 0 unless that was asked for."""
     bytes_read: int
     damage: tuple[str, ...]
+    lost_bytes: int
+    """What could not be read on the source, by consent; no damage of the template."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +102,13 @@ def check_template(
         chunks=chunks,
         bytes_read=read,
         damage=tuple(damage),
+        lost_bytes=lost_bytes(template.config),
     )
+
+
+def lost_bytes(config: TemplateConfig) -> int:
+    """Return how much could not be read on the source, and is zeros in the template."""
+    return sum(hole.size for hole in config.holes)
 
 
 def _missing(source: BlobSource, digest: Digest, blob: Descriptor) -> str | None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from agent.model.event import Failure
 from agent.model.wire import pretty
+from agent.units import format_bytes
 
 
 def clean(text: object) -> str:
@@ -23,6 +24,11 @@ def say(text: str = "") -> None:
     """Write text that is clean already."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
+
+
+def lost_line(lost_bytes: int) -> str:
+    """Return what is to be known of a template whose source could not be read whole."""
+    return f"{format_bytes(lost_bytes)} could not be read on the source and are zeros"
 
 
 def say_json(value: Any) -> None:

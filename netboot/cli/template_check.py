@@ -16,7 +16,7 @@ from agent.trust.templates import SignatureFact, SignatureState, check_signature
 from agent.units import format_bytes
 from netboot.cli.common import make_client
 from netboot.cli.meter import Meter
-from netboot.cli.show import clean, say, say_json, say_table
+from netboot.cli.show import clean, lost_line, say, say_json, say_table
 from netboot.cli.template_places import PLACES, add_doors, open_to_read, parse_place
 from netboot.values import GcRequest
 
@@ -124,6 +124,8 @@ def _say_checked(
     say(f"{clean(text)} is {checked.digest}")
     for line in checked.damage:
         say(f"DAMAGED    {clean(line)}")
+    if checked.lost_bytes:
+        say(f"LOST       {lost_line(checked.lost_bytes)}")
     for one in signatures:
         say(f"signature  {clean(one.text)}")
     if not signatures:

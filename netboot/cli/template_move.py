@@ -4,12 +4,13 @@ import argparse
 from typing import Any
 
 from agent.model.wire import Value
+from agent.store.check import lost_bytes
 from agent.store.template import open_template
 from agent.store.transfer import Moved, copy_template
 from agent.units import format_bytes
 from netboot.cli.common import make_client
 from netboot.cli.meter import Meter
-from netboot.cli.show import clean, say, say_json
+from netboot.cli.show import clean, lost_line, say, say_json
 from netboot.cli.template_places import (
     PLACES,
     Place,
@@ -38,6 +39,8 @@ class Copied(Value, frozen=True, kw_only=True):
     moved_bytes: int
     kept_bytes: int
     signatures: bool
+    lost_bytes: int
+    """What could not be read on the source."""
 
 
 def add_parsers(words: Any, common: argparse.ArgumentParser) -> None:
@@ -116,6 +119,8 @@ def _copy(args: argparse.Namespace, source: Place, target: Place) -> int:
     kept = f", {format_bytes(moved.kept_bytes)} were there" if moved.kept_bytes else ""
     signed = ", with its signatures" if moved.has_signatures else ""
     say(f"{clean(shown)} is {moved.digest}{signed}")
+    if lost := lost_bytes(moved.config):
+        say(f"DAMAGED: {lost_line(lost)}")
     say(f"{format_bytes(moved.moved_bytes)} sent in {moved.moved_blobs} blobs{kept}")
     return 0
 
@@ -130,4 +135,5 @@ def _copied(source: Place, shown: str, moved: Moved) -> Copied:
         moved_bytes=moved.moved_bytes,
         kept_bytes=moved.kept_bytes,
         signatures=moved.has_signatures,
+        lost_bytes=lost_bytes(moved.config),
     )

@@ -4,11 +4,12 @@ import argparse
 from typing import Any
 
 from agent.model.template import TemplateConfig
+from agent.store.check import lost_bytes
 from agent.trust.templates import SignatureFact, check_signatures
 from agent.units import format_bytes
 from netboot.cli import signing, template_check, template_move
 from netboot.cli.common import make_client
-from netboot.cli.show import clean, format_age, say, say_facts, say_json, say_table
+from netboot.cli.show import clean, format_age, lost_line, say, say_facts, say_json, say_table
 from netboot.cli.template_places import store_client
 from netboot.values import TemplateSummary
 
@@ -105,8 +106,7 @@ def show_template(args: argparse.Namespace) -> int:
 
 def say_lost(config: TemplateConfig) -> None:
     """Say loudly what the template lacks."""
-    lost = sum(hole.size for hole in config.holes)
-    say(f"DAMAGED: {format_bytes(lost)} could not be read on the source and are zeros:")
+    say(f"DAMAGED: {lost_line(lost_bytes(config))}:")
     for hole in config.holes[:20]:
         say(f"  {clean(hole.volume)}: {format_bytes(hole.size)} at {hole.offset}")
     if len(config.holes) > 20:

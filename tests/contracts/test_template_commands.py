@@ -70,6 +70,9 @@ def test_damage_on_the_source_is_shown_loudly(api: Api, call: Call, tmp_path: Pa
     assert out.startswith("DAMAGED: 8.0 KiB could not be read on the source and are zeros:\n")
     assert "  root: 8.0 KiB at 4096\n" in out
     assert "DAMAGED" not in call("show", "demo")[1]
+    lost = "8.0 KiB could not be read on the source and are zeros\n"
+    assert f"LOST       {lost}" in call("verify", "demo:holed")[1]
+    assert f"DAMAGED: {lost}" in call("copy", "demo:holed", f"{tmp_path}/out")[1]
     shown = json.loads(call("show", "demo:holed", "--json")[1])
     assert shown["summary"]["lost_bytes"] == 8192
     assert shown["signatures"] == []
