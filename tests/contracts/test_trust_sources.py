@@ -133,6 +133,16 @@ def test_endless_data_is_not_read_to_its_end(shelf: Shelf, what: str) -> None:
     assert sent < 16 * 2**20
 
 
+def test_a_list_of_signatures_is_small(shelf: Shelf) -> None:
+    shelf.put(sign())
+    data = shelf.registry.manifests[signature_tag(DIGEST)]
+    shelf.put_list(data + b" " * (64 * 1024 - len(data)))
+    assert shelf.trust().signed is not None
+    shelf.put_list(data + b" " * (64 * 1024 + 1 - len(data)))
+    with pytest.raises(BadDocument, match="at most 65536"):
+        shelf.trust()
+
+
 def test_a_signature_blob_must_have_its_digest(shelf: Shelf) -> None:
     file = sign(FOREIGN)
     shelf.put(file)

@@ -145,6 +145,7 @@ def test_a_signature_cut_short_is_none(cut: int) -> None:
         (b"\0" * 100, "four lines"),
         (SIGNED + b"\n", "four lines"),
         (SIGNED + SIGNED, "four lines"),
+        (SIGNED + b"x", "four lines"),
         (SIGNED + b"x" * 4096, r"\d+ bytes, a signature has 4096 at most"),
         (SIGNED.replace(b"\n", b"\r\n"), "."),
         (with_line(1, b"comment: x"), "four lines"),
@@ -255,12 +256,14 @@ def test_key_files_are_private_and_never_overwritten(tmp_path: Path) -> None:
     public = write_key_pair(KEY, path, None)
     assert public == tmp_path / "our.pub"
     assert path.stat().st_mode & 0o777 == 0o600
-    for left in (path, public):
-        before = left.read_bytes()
-        with pytest.raises(UsageError, match="exists already"):
+    for left, gone in ((path, public), (public, path)):
+        before = left.read_bytes(), gone.read_bytes()
+        gone.unlink()
+        with pytest.raises(UsageError, match=f"{left.name} exists already"):
             write_key_pair(OTHER, path, None)
-        assert left.read_bytes() == before
-        path.unlink(missing_ok=True)
+        assert left.read_bytes() == before[0]
+        assert not gone.exists()
+        gone.write_bytes(before[1])
 
 
 def test_the_server_has_one_key_for_good(tmp_path: Path) -> None:
