@@ -104,6 +104,22 @@ def test_a_pass_is_answered_by_a_signed_job(shop: Shop, agent_at: AgentAt) -> No
     assert trusted.claim.job.spec == spec
 
 
+def test_a_pass_whose_job_was_changed_on_the_way_is_given_up(shop: Shop) -> None:
+    """The request is not signed; the answer says what became of it."""
+    shop.api.hello()
+    code = shop.api.post("/api/v1/passes", {"name": "web"}).json()["code"]
+
+    class Changing(ServerClient):
+        def _call(self, method: str, path: str, body: bytes | None = None) -> requests.Response:
+            assert body is not None
+            return super()._call(method, path, body.replace(b'"level":3', b'"level":9'))
+
+    with pytest.raises(TrustError, match="another job than the pass"):
+        Changing(shop.api.url).redeem(
+            code, MACHINE, AGENT, CaptureSpec(name="web", level=3), server_key(shop).server
+        )
+
+
 def test_an_answer_is_good_for_one_request(shop: Shop) -> None:
     """A proxy that gives an old answer again gives nothing."""
     shop.api.hello()

@@ -198,6 +198,13 @@ def test_a_list_that_is_none_is_refused(data: bytes) -> None:
         trusted_by(shelf)
 
 
+def test_a_list_with_much_behind_it_is_refused() -> None:
+    shelf = shelf_with(sign())
+    shelf.manifests[signature_tag(DIGEST)] += b" " * 70_000
+    with pytest.raises(BadDocument, match="at most 65536"):
+        trusted_by(shelf)
+
+
 # rotation
 
 
