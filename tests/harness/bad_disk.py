@@ -27,7 +27,8 @@ def bad_disk(
 ) -> Iterator[Path]:
     """Yield `node`, a file that is the disk `base`, whole sectors of which fail with EIO.
 
-    Writes reach `base` on the way; nothing between caches them.
+    Writes reach `base` on the way; nothing between caches them. Do not count on what large writes
+    leave there: the daemon of QEMU 7.2 mixes up the pieces that the kernel cuts them into.
     """
     node.write_bytes(b"")
     options = ["driver=blkdebug,node-name=bad,image=base"]
