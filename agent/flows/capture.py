@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.errors import DiskError, SourceUnfit
+from agent.flows.deploy import trust_template
 from agent.flows.version import version
 from agent.flows.workplace import Workplace, peak_memory_bytes
 from agent.identity.survey import survey
@@ -20,7 +21,7 @@ from agent.planning.hints import pick_disk
 from agent.planning.review import render_capture
 from agent.report import now
 from agent.store.hold import holding
-from agent.store.template import open_template
+from agent.store.template import Template, open_template
 from agent.stream.capture import capture_template
 from agent.stream.chunks import VolumeSource
 from agent.stream.damage import Damage
@@ -52,11 +53,11 @@ def capture(place: Workplace, spec: CaptureSpec) -> dict[str, Any]:
     The kernel refuses every write to the disk meanwhile. Nothing is listed before all is there.
     """
     began = time.monotonic()
+    parent = open_parent(place, spec) if spec.parent else None
     drive = pick_disk(spec.disk, place.inventory.disks)
     with write_protected(drive):
         plan = _plan(place.run, place.inventory, spec, drive)
         place.report(PlanMade(text=render_capture(plan), digest=plan.digest))
-        parent = open_template(place.registry, spec.parent_reference) if spec.parent else None
         with ExitStack() as looks:
             maps = {
                 volume.volume: looks.enter_context(_used(place.run, plan, volume, drive))
@@ -103,6 +104,17 @@ def capture(place: Workplace, spec: CaptureSpec) -> dict[str, Any]:
         "seconds": round(time.monotonic() - began, 1),
         "peak_memory_bytes": peak_memory_bytes(),
     }
+
+
+def open_parent(place: Workplace, spec: CaptureSpec) -> Template:
+    """Return the template whose chunks are taken over, vouched for as one to be deployed is.
+
+    Chunks are known again by what its index says of them: whoever made it could have put other
+    data there, which would then be in this template. Raises TrustError.
+    """
+    assert spec.parent is not None
+    trusted = trust_template(place, spec.parent, spec.parent_reference)
+    return open_template(place.registry, trusted.digest)
 
 
 @contextmanager

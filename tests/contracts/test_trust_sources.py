@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from agent.errors import AgentError, TemplateError
+from agent.flows.capture import capture, open_parent
 from agent.flows.deploy import deploy
 from agent.flows.workplace import Workplace
-from agent.model.job import DeploySpec
+from agent.model.job import CaptureSpec, DeploySpec
 from agent.model.template import MANIFEST_TYPE, Descriptor
 from agent.model.wire import BadDocument
 from agent.store.mirrors import Mirrors
@@ -29,7 +30,8 @@ from agent.trust.templates import (
 )
 from netboot.signing import SecretKey
 from tests.contracts.fake_registry import FakeRegistry, Handler, sha256
-from tests.contracts.stream_builders import make_client
+from tests.contracts.stream_builders import capture as make_parent
+from tests.contracts.stream_builders import make_client, make_source
 from tests.unit.make_plan import make_drive, make_inventory
 
 OURS = SecretKey(b"ourkeyid", b"o" * 32)
@@ -61,16 +63,17 @@ class Shelf:
     url: str
     registry: FakeRegistry
 
-    def put(self, *files: bytes) -> None:
-        """Keep `files` as the signatures of MANIFEST."""
+    def put(self, *files: bytes, of: str = DIGEST) -> None:
+        """Keep `files` as the signatures of a manifest."""
         blobs = self.registry.blobs
         blobs.update({sha256(file): file for file in (*files, EMPTY_CONFIG)})
-        subject = Descriptor(media_type=MANIFEST_TYPE, digest=DIGEST, size=len(MANIFEST))
+        size = len(self.registry.manifests[of])
+        subject = Descriptor(media_type=MANIFEST_TYPE, digest=of, size=size)
         digests = [sha256(file) for file in files]
-        self.put_list(render_signature_list(subject, files, digests, sha256(EMPTY_CONFIG)))
+        self.put_list(render_signature_list(subject, files, digests, sha256(EMPTY_CONFIG)), of)
 
-    def put_list(self, data: bytes) -> None:
-        self.registry.manifests[signature_tag(DIGEST)] = data
+    def put_list(self, data: bytes, of: str = DIGEST) -> None:
+        self.registry.manifests[signature_tag(of)] = data
 
     def trust(self) -> TrustedTemplate:
         return require_signature(make_client(self.url), DIGEST, "demo", KEYS)
@@ -179,3 +182,22 @@ def test_a_refused_template_writes_nothing(
     assert disk.read_bytes() == OLD
     asked = [path for _, path, _ in shelf.registry.asked]
     assert not [path for path in asked if path.endswith((sha256(b"config"), sha256(b"one")))]
+
+
+def test_a_capture_takes_nothing_over_from_a_parent_that_nobody_vouches_for(
+    shelf: Shelf, tmp_path: Path
+) -> None:
+    """Its index says which chunk is the same as ours; what lies behind that is its author's."""
+    client = make_client(shelf.url)
+    parent = make_parent(client, make_source(tmp_path, b"a system" * 1000)).digest
+    spec = CaptureSpec(name="demo", parent="demo:latest")
+    for keys, said in ((KEYS, "demo is not signed"), ((), "no disk|0 disks")):
+        place = Workplace(Run(), make_inventory(disks=()), lambda _: None, client, Keyring(keys))
+        with pytest.raises(AgentError, match=said):
+            capture(place, spec)
+    trusted = Workplace(Run(), make_inventory(), lambda _: None, client, Keyring(KEYS))
+    shelf.put(
+        OURS.sign(shelf.registry.manifests[parent], template_comment("demo", parent, SIGNED_AT)),
+        of=parent,
+    )
+    assert open_parent(trusted, spec).digest == parent
