@@ -1,57 +1,54 @@
 """What Python costs a chunk, where only one thread at a time may run it.
 
-Two templates are used. 20,000 chunks of one page each: what is native about them (hashing,
-unpacking and writing 4 KiB) takes a few microseconds, so the user time of a restore, divided by
-its chunks, is an upper bound of what Python does for a chunk: index line, queue, slices, calls.
-To that is added what a large chunk needs more: the user time of receiving 4 MiB of a pack, piece
-by piece. Time in the kernel is not counted: system calls release Python's lock.
+Measured is a deployment of real data: the CPU time of the process, all threads, less that inside
+the native calls that release Python's lock (receive, digest, unpack, write), each timed by its
+thread's own clock. What is left is an upper bound of the time that the lock is held: it has the
+bytecode, requests and their answers, copies of what was received, and also the clocks themselves,
+waiting for the lock, and page faults. The first deployment of each process is not counted.
 
-The target follows from a real deployment in the same run: its CPU time a chunk, divided by 16
-cores, and by two, so that the lock is free half of the time when all of them are busy.
+The lock does not limit n cores while a chunk holds it for less than 1/n of its CPU time in all. The
+target is half of that for 16 cores, 1/32: then it is free half of the time when all are busy.
 """
 
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from agent.model.template import CHUNK_BYTES
-from tests.bench.line import Line
-from tests.bench.rounds import fresh_file, say
+from tests.bench.line import Line, Peer, joined
+from tests.bench.rounds import fresh_file, load_note, say
 from tests.bench.setting import TAG, Setting, warm_template
-from tests.bench.synthetic import PAGE, make_template
 
-CHUNKS: Final = 20_000
 CORES: Final = 16
+TARGET: Final = 1 / CORES / 2
 
 
 def per_chunk(setting: Setting, names: Sequence[str]) -> Iterator[Line]:
-    """Yield one line: microseconds of Python a chunk in a deployment; a smaller value is better."""
-    folder, _ = make_template(setting.work / "pages", CHUNKS, lambda _: PAGE, per_pack=CHUNKS)
-    layout, template = setting.template(setting.small)
+    """Yield one line: microseconds of Python a chunk in a deployment, beside those of the CPU."""
+    busy = load_note()
+    data = setting.small
+    layout, _ = setting.template(data)
     warm_template(layout)
-    real = len(list(template.entries("root")[1]))
     target = setting.work / "target.img"
-    small: list[float] = []
-    drained: list[float] = []
+    python: list[float] = []
     whole: list[float] = []
-    for _ in range(setting.rounds):
-        fresh_file(target, CHUNKS * CHUNK_BYTES)
-        answer = setting.child("restore", setting.url_of(folder), TAG, target)[1]
-        small.append(answer["user_seconds"] / CHUNKS * 1e6)
-        answer = setting.child("drain", setting.url_of(layout), TAG)[1]
-        drained.append(answer["user_seconds"] / (answer["bytes"] / CHUNK_BYTES) * 1e6)
-        fresh_file(target, setting.small.size_bytes)
-        answer = setting.child("restore", setting.url_of(layout), TAG, target)[1]
-        whole.append(answer["cpu_seconds"] / real * 1e6)
-        say(f"chunk {small[-1]:.0f} us, receiving {drained[-1]:.0f} us, all {whole[-1]:.0f} us")
+    content_bytes = 0.0
+    native: dict[str, float] = {}
+    for number in range(1, setting.rounds + 1):
+        fresh_file(target, data.size_bytes)
+        answer = setting.child("python-share", setting.url_of(layout), TAG, target)[1]
+        chunks = answer["chunks"]
+        python.append(answer["python_seconds"] / chunks * 1e6)
+        whole.append(answer["all_seconds"] / chunks * 1e6)
+        content_bytes = answer["bytes_written"] / chunks
+        native = {name: round(took / chunks * 1e6) for name, took in answer["native"].items()}
+        say(f"round {number}/{setting.rounds}: {python[-1]:.0f} of {whole[-1]:.0f} us a chunk")
     target.unlink()
-    values = tuple(one + other for one, other in zip(small, drained, strict=True))
-    busy = sorted(whole)[len(whole) // 2]
-    middle = sorted(values)[len(values) // 2]
-    note = (
-        f"upper bound, user time: {min(small):.0f}-{max(small):.0f} us for a chunk of 4 KiB, and "
-        f"{min(drained):.0f}-{max(drained):.0f} us to receive 4 MiB; one lock allows "
-        f"{CHUNK_BYTES / middle / 1e3:.1f} GB/s of 4 MiB chunks; a chunk of {setting.small.name} "
-        f"data takes {busy:.0f} us of CPU in all: target = that / {CORES} cores / 2"
+    peer = Peer("CPU time of the same chunk in all", tuple(whole))
+    line = Line(names[0], "us", tuple(python), round(TARGET, 4), data.words, peer)
+    note = joined(
+        f"an upper bound; {content_bytes / 2**20:.1f} MiB of content a chunk, so one lock lets "
+        f"{content_bytes / line.value / 1e3:.1f} GB/s through; it is always taken at "
+        f"{1 / (line.ratio or 1):.0f} cores, and half free at {CORES} where the target is met",
+        f"native us a chunk in the last round: {native}",
+        busy,
     )
-    words = f"{CHUNKS} chunks of 4 KiB; {setting.small.words}"
-    yield Line(names[0], "us", values, round(busy / CORES / 2, 1), words, note=note)
+    yield Line(names[0], "us", tuple(python), round(TARGET, 4), data.words, peer, note)
