@@ -194,6 +194,8 @@ def _fact(
         key = signature.key_name
         if not any(one.key_id == signature.key_id for one in keys):
             text = f"signed by {key}, which is not trusted"
+            if not keys:
+                text = f"names the key {key}; not checked, for no key was given"
             return SignatureFact(state=SignatureState.UNKNOWN, key=key, signed_at=None, text=text)
         proof = verify(manifest, signature, keys, what)
         signed_at = _signed_at(proof.comment, digest, name)

@@ -232,6 +232,12 @@ def test_every_signature_is_told_what_it_is_worth() -> None:
     assert facts[1].signed_at == SIGNED_AT
 
 
+def test_without_a_key_nothing_is_said_of_trust() -> None:
+    (fact,) = check_signatures(shelf_with(sign()), DIGEST, "web", ())
+    assert fact.state is SignatureState.UNKNOWN
+    assert fact.text == f"names the key {KEY.public.name}; not checked, for no key was given"
+
+
 def test_a_list_is_a_plain_artifact() -> None:
     listed = decode(shelf_with(sign()).manifests[signature_tag(DIGEST)], dict[str, object], "list")
     assert listed["artifactType"] == "application/vnd.metalcast.signature.v1"
