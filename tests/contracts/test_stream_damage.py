@@ -1,8 +1,10 @@
-"""One flipped byte anywhere in a template is found, named, and never reaches the disk."""
+"""One flipped bit anywhere in a template, a byte too many or too few, or another template's
+blob: it is found, named, and never reaches the disk."""
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
+from itertools import pairwise, permutations
 from pathlib import Path
 
 import msgspec
@@ -18,13 +20,11 @@ from agent.model.template import (
     Descriptor,
     Manifest,
 )
-from agent.store.registry import RegistryClient
-from agent.store.template import Template, open_template
-from agent.stream.capture import Captured
+from agent.store.template import open_template
 from agent.stream.restore import restore_volume
 from agent.units import MiB
 from tests.contracts.fake_registry import FakeRegistry, Handler, sha256
-from tests.contracts.seeds import SEED
+from tests.contracts.seeds import SEED, draw
 from tests.contracts.stream_builders import (
     BASE,
     capture,
@@ -33,115 +33,76 @@ from tests.contracts.stream_builders import (
     make_target,
     mixed_bytes,
 )
+from tests.contracts.stream_world import OLD, World, flipped, world_of
 
 SIZE = 13 * MiB
-DATA = mixed_bytes(SIZE, seed=11)
-OLD = b"\xa5"
 FLIPS = 200
-
-
-@dataclass
-class World:
-    registry: FakeRegistry
-    client: RegistryClient
-    captured: Captured
-    target: Path
-
-    @property
-    def template(self) -> Template:
-        return open_template(self.client, self.captured.digest)
-
-    def restore(self) -> None:
-        restore_volume(self.template, "root", self.target, BASE, lanes=2)
-
-    def untouched(self) -> bool:
-        return self.target.read_bytes() == OLD * (SIZE + 2 * BASE)
-
-    def wrong_chunks(self) -> list[int]:
-        """Return the chunks of the target that are neither old nor right."""
-        found = self.target.read_bytes()[BASE : BASE + SIZE]
-        wrong = []
-        for number in range(-(-SIZE // CHUNK_BYTES)):
-            place = slice(number * CHUNK_BYTES, (number + 1) * CHUNK_BYTES)
-            if found[place] != DATA[place] and found[place] != OLD * len(found[place]):
-                wrong.append(number)
-        return wrong
-
-    def flip(self, digest: str, at: int) -> bytes:
-        """Damage one blob; return what it was."""
-        good = self.registry.blobs[digest]
-        bad = bytearray(good)
-        bad[at] ^= 0x40
-        self.registry.blobs[digest] = bytes(bad)
-        return good
 
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
     print(f"METALCAST_SEED={SEED}")
-    registry = FakeRegistry()
-    with registry.serving() as url:
-        client = make_client(url)
-        captured = capture(client, make_source(tmp_path, DATA))
-        yield World(registry, client, captured, make_target(tmp_path, SIZE))
-        client.close()
+    with world_of(tmp_path, SIZE, seed=11) as made:
+        yield made
 
 
-def test_a_flipped_byte_of_the_manifest(world: World) -> None:
-    draw = random.Random(SEED)
+def places(size: int) -> Iterator[tuple[int, int]]:
+    """Yield where to flip which bit of so many bytes; the last one printed has failed."""
+    dice = draw(size)
+    for at in dice.choices(range(size), k=FLIPS):
+        bit = dice.randrange(8)
+        print(f"bit {bit} of byte {at}")
+        yield at, bit
+    print(f"{FLIPS} flipped bits")
+
+
+def test_a_flipped_bit_of_the_manifest(world: World) -> None:
     good = world.registry.manifests[world.captured.digest]
-    for at in draw.sample(range(len(good)), min(FLIPS, len(good))):
-        bad = bytearray(good)
-        bad[at] ^= 0x40
-        world.registry.manifests[world.captured.digest] = bytes(bad)
+    for at, bit in places(len(good)):
+        world.registry.manifests[world.captured.digest] = flipped(good, at, bit)
         with pytest.raises(TemplateError, match="manifest at .* is damaged"):
             world.restore()
-    assert world.untouched()
+    assert world.is_untouched()
 
 
-def test_a_flipped_byte_of_the_config(world: World) -> None:
-    draw = random.Random(SEED)
-    digest = world.template.manifest.config.digest
-    for at in draw.sample(
-        range(len(world.registry.blobs[digest])), min(FLIPS, len(world.registry.blobs[digest]))
-    ):
-        good = world.flip(digest, at)
-        with pytest.raises(TemplateError, match=f"blob at .*{digest} is damaged"):
-            world.restore()
-        world.registry.blobs[digest] = good
-    assert world.untouched()
-
-
-def test_a_flipped_byte_of_the_index(world: World) -> None:
-    draw = random.Random(SEED)
-    digest = world.template.blobs["root"].index.digest
-    for at in draw.sample(
-        range(len(world.registry.blobs[digest])), min(FLIPS, len(world.registry.blobs[digest]))
-    ):
-        good = world.flip(digest, at)
-        with pytest.raises(TemplateError, match=f"blob at .*{digest} is damaged"):
-            world.restore()
-        world.registry.blobs[digest] = good
-    assert world.untouched()
-
-
-def test_a_flipped_byte_of_a_pack_fails_the_chunk_it_is_in(world: World) -> None:
-    draw = random.Random(SEED)
+@pytest.mark.parametrize("which", ["config", "index"])
+def test_a_flipped_bit_of_a_small_blob(world: World, which: str) -> None:
     template = world.template
-    _, entries = template.entries("root")
-    stored = [entry for entry in entries if entry.pack >= 0]
+    config, index = template.manifest.config.digest, template.blobs["root"].index.digest
+    digest = config if which == "config" else index
+    for at, bit in places(len(world.registry.blobs[digest])):
+        good = world.flip(digest, at, bit)
+        with pytest.raises(TemplateError, match=f"blob at .*{digest} is damaged"):
+            world.restore()
+        world.registry.blobs[digest] = good
+    assert world.is_untouched()
+
+
+def test_a_flipped_bit_of_a_pack_fails_the_chunk_it_is_in(tmp_path: Path) -> None:
+    with world_of(tmp_path, 6 * MiB, seed=12) as world:
+        flip_packs(world)
+
+
+def flip_packs(world: World) -> None:
+    template = world.template
+    entries = [entry for entry in template.entries("root")[1] if entry.pack >= 0]
     packs = template.blobs["root"].packs
-    for _ in range(FLIPS):
-        entry = draw.choice(stored)
+    stored = sum(entry.stored_bytes for entry in entries)
+    for place, bit in places(stored):
+        at = place
+        for entry in entries:
+            if at < entry.stored_bytes:
+                break
+            at -= entry.stored_bytes
         digest = packs[entry.pack].digest
-        good = world.flip(digest, entry.offset + draw.randrange(entry.stored_bytes))
-        world.target.write_bytes(OLD * world.target.stat().st_size)  # a right chunk is not fetched
+        good = world.flip(digest, entry.offset + at, bit)
+        world.blank_target()
         with pytest.raises(ChunkCorrupt, match=f"^chunk {entry.number} .*{digest[:19]}"):
             world.restore()
-        assert world.wrong_chunks() == []
+        assert world.wrong_chunks() == [], f"bit {bit} of byte {place}"
         world.registry.blobs[digest] = good
     world.restore()
-    assert world.target.read_bytes()[BASE : BASE + SIZE] == DATA
+    assert world.target_is_right()
 
 
 def test_a_sound_frame_of_other_bytes_is_not_written(tmp_path: Path) -> None:
@@ -182,16 +143,86 @@ def test_a_byte_flipped_on_the_way_is_fetched_again(world: World) -> None:
     world.registry.lie = lie
     world.restore()
     assert lies
-    assert world.target.read_bytes()[BASE : BASE + SIZE] == DATA
+    assert world.target_is_right()
 
 
-@pytest.mark.parametrize("change", ["short", "long", "missing"])
-def test_a_pack_of_another_length(world: World, change: str) -> None:
-    digest = world.template.manifest.packs[-1].digest
-    good = world.registry.blobs.pop(digest)
-    if change != "missing":
-        world.registry.blobs[digest] = good[:-1] if change == "short" else good + b"x"
-    with pytest.raises(AgentError):
+def test_a_pack_cut_or_grown_anywhere_is_found(world: World) -> None:
+    """Also where a frame ends: the rest is a sound pack, only not this one."""
+    template = world.template
+    entries = [entry for entry in template.entries("root")[1] if entry.pack >= 0]
+    cases = 0
+    for number, pack in template.blobs["root"].packs.items():
+        good = world.registry.blobs[pack.digest]
+        ends = [entry.offset for entry in entries if entry.pack == number]
+        frame = good[: ends[1]] if len(ends) > 1 else good
+        spoilt = {f"cut at {end}": good[:end] for end in (*ends, len(good) - 1)}
+        spoilt |= {f"less {n}": good[n:] for n in (1, *ends[1:])}
+        spoilt |= {"a byte more": good + b"x", "a frame more": good + frame}
+        spoilt |= {"one before": b"x" + good, "a frame before": frame + good}
+        for name, bad in spoilt.items():
+            world.registry.blobs[pack.digest] = bad
+            world.blank_target()
+            with pytest.raises(AgentError, match=pack.digest[:19]):
+                world.restore()
+            assert world.wrong_chunks() == [], f"{name} of pack {number}"
+            cases += 1
+        del world.registry.blobs[pack.digest]
+        with pytest.raises(AgentError, match=pack.digest):
+            world.restore()
+        world.registry.blobs[pack.digest] = good
+    print(f"{cases} packs of another length")
+
+
+def test_no_chunk_goes_to_another_place(world: World) -> None:
+    """Two sound frames of one pack, exchanged; and a sound pack in the place of another."""
+    template = world.template
+    entries = [entry for entry in template.entries("root")[1] if entry.pack >= 0]
+    packs = template.blobs["root"].packs
+    for one, other in pairwise(entries):
+        if one.pack != other.pack:
+            continue
+        digest = packs[one.pack].digest
+        good = world.registry.blobs[digest]
+        middle, end = other.offset, other.offset + other.stored_bytes
+        swapped = good[: one.offset] + good[middle:end] + good[one.offset : middle] + good[end:]
+        world.registry.blobs[digest] = swapped
+        world.blank_target()
+        with pytest.raises(
+            ChunkCorrupt, match=f"^chunk ({one.number}|{other.number}) .*{digest[:19]}"
+        ):
+            world.restore()
+        assert world.wrong_chunks() == []
+        world.registry.blobs[digest] = good
+    for mine, foreign in permutations([pack.digest for pack in packs.values()], 2):
+        good = world.registry.blobs[mine]
+        world.registry.blobs[mine] = world.registry.blobs[foreign]
+        world.blank_target()
+        with pytest.raises(AgentError, match=mine[:19]):
+            world.restore()
+        assert world.wrong_chunks() == []
+        world.registry.blobs[mine] = good
+
+
+def test_blobs_of_another_template_are_not_taken(world: World, tmp_path: Path) -> None:
+    """Each blob of the same kind and role, of a template of the same shape, under our digest."""
+    folder = tmp_path / "other"
+    folder.mkdir()
+    other = capture(world.client, make_source(folder, mixed_bytes(SIZE, seed=12)))
+    theirs = open_template(world.client, other.digest).manifest
+    ours = world.template.manifest
+    pairs = [*zip(ours.layers, theirs.layers, strict=False), (ours.config, ours.layers[0])]
+    assert len(pairs) > 3
+    for mine, foreign in pairs:
+        good = world.registry.blobs[mine.digest]
+        world.registry.blobs[mine.digest] = world.registry.blobs[foreign.digest]
+        world.blank_target()
+        with pytest.raises(AgentError, match=mine.digest[:19]):
+            world.restore()
+        assert world.wrong_chunks() == []
+        world.registry.blobs[mine.digest] = good
+    mixed = msgspec.structs.replace(ours, layers=(ours.layers[0], *theirs.layers[1:]))
+    world.captured = replace(world.captured, digest=push(world, mixed))
+    with pytest.raises(TemplateError):
         world.restore()
     assert world.wrong_chunks() == []
 
@@ -285,13 +316,13 @@ def test_an_index_of_another_volume_is_refused(world: World) -> None:
     template = open_template(world.client, digest)
     with pytest.raises(TemplateError, match="is for root of 13631488 bytes, not for root of 13632"):
         restore_volume(template, "root", world.target, BASE)
-    assert world.untouched()
+    assert world.is_untouched()
 
 
 def test_a_disk_too_short_is_refused_before_a_byte_is_written(world: World) -> None:
     with pytest.raises(TemplateError, match="beyond"):
         restore_volume(world.template, "root", world.target, 3 * BASE)
-    assert world.untouched()
+    assert world.is_untouched()
 
 
 def test_a_long_index_is_read_twice_and_compared(
@@ -317,13 +348,13 @@ def test_a_long_index_is_read_twice_and_compared(
     damaged = True
     with pytest.raises(TemplateError, match=f"{digest} changed while it was read"):
         world.restore()
-    assert world.untouched()
+    assert world.is_untouched()
     damaged = False
     reads.clear()
     world.restore()
     assert len(reads) > 4
     assert sorted(reads)[::2] == sorted(reads)[1::2], "each piece twice"
-    assert world.target.read_bytes()[BASE : BASE + SIZE] == DATA
+    assert world.target_is_right()
     world.flip(digest, 50)
     with pytest.raises(TemplateError, match=f"blob {digest} is damaged"):
         world.restore()
