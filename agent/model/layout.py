@@ -79,6 +79,14 @@ class Ext(Value, frozen=True, kw_only=True, tag="ext", tag_field="kind"):
     features: tuple[str, ...]
 
 
+class Xfs(Value, frozen=True, kw_only=True, tag="xfs", tag_field="kind"):
+    """XFS with its log inside and no realtime device. It is restored at its size."""
+
+    uuid: Guid
+    label: str
+    block_bytes: Bytes
+
+
 class Vfat(Value, frozen=True, kw_only=True, tag="vfat", tag_field="kind"):
     uuid: str
     label: str
@@ -100,7 +108,7 @@ class BootCode(Value, frozen=True, kw_only=True, tag="boot-code", tag_field="kin
     """The first 440 bytes of a disk's first sector: what a BIOS jumps to. Written last."""
 
 
-Content = Ext | Vfat | Swap | Raw | BootCode
+Content = Ext | Xfs | Vfat | Swap | Raw | BootCode
 BOOT_CODE_BYTES = 440
 
 

@@ -24,6 +24,7 @@ from agent.model.layout import (
     Swap,
     Vfat,
     Volume,
+    Xfs,
 )
 from agent.model.plan import (
     CaptureMethod,
@@ -43,7 +44,7 @@ _PIECES: Final = frozenset(
     {"linux_raid_member", "ddf_raid_member", "isw_raid_member", "zfs_member", "ceph_bluestore"}
 )
 """Parts of something that spans disks: one part alone is worth nothing."""
-_OPAQUE: Final = frozenset({"LVM2_member", "crypto_LUKS", "xfs", "btrfs", "ntfs", "BitLocker"})
+_OPAQUE: Final = frozenset({"LVM2_member", "crypto_LUKS", "btrfs", "ntfs", "BitLocker"})
 _DISK: Final = "disk0"
 
 
@@ -231,6 +232,8 @@ def _content(part: FoundPartition) -> Content:
             block_bytes=part.block_bytes,
             features=part.features,
         )
+    if part.what == "xfs" and part.content_uuid:
+        return Xfs(uuid=part.content_uuid, label=part.label, block_bytes=part.block_bytes)
     if part.what == "vfat":
         return Vfat(uuid=part.content_uuid or "", label=part.label)
     if part.what == "swap":
@@ -240,7 +243,7 @@ def _content(part: FoundPartition) -> Content:
 
 def _method(content: Content) -> CaptureMethod:
     match content:
-        case Ext() | Vfat():
+        case Ext() | Xfs() | Vfat():
             return CaptureMethod.USED_BLOCKS
         case Swap():
             return CaptureMethod.HEADER
@@ -278,6 +281,11 @@ def _notes(found: FoundLayout, survey: Survey, spec: CaptureSpec) -> Iterator[st
         if part.what in _OPAQUE:
             yield (
                 f"partition {part.number} ({part.what}) is kept whole: nothing in it can grow or "
+                "become a machine's own"
+            )
+        if part.what == "xfs":
+            yield (
+                f"partition {part.number} (xfs) is restored at its size: nothing in it can grow or "
                 "become a machine's own"
             )
     if found.has_fallback_loader is False and found.efi_loader is not None:

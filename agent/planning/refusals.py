@@ -6,7 +6,7 @@ from typing import Final
 from agent.errors import AgentError, Refused
 from agent.model.inventory import Drive, Found, Inventory
 from agent.model.job import DeploySpec
-from agent.model.layout import PENDING_TYPE, BootCode, Disk, Ext, Partition, Swap, Volume
+from agent.model.layout import PENDING_TYPE, BootCode, Disk, Ext, Partition, Swap, Volume, Xfs
 from agent.model.template import FORMAT_VERSION, TemplateConfig
 from agent.network import intended_network, missing_cards, render_network
 from agent.planning.damage import DAMAGE_CONSENT, damage_lines
@@ -65,7 +65,7 @@ def duplicates(inventory: Inventory, template: TemplateConfig, drive: Drive) -> 
     uuids = {
         volume.content.uuid.lower()
         for volume in template.layout.volumes
-        if isinstance(volume.content, Ext | Swap) and volume.content.uuid
+        if isinstance(volume.content, Ext | Xfs | Swap) and volume.content.uuid
     }
     return tuple(
         f"{found.what} {found.uuid} on {found.path}"

@@ -14,6 +14,7 @@ from agent.model.layout import (
     Raw,
     Swap,
     Vfat,
+    Xfs,
 )
 from agent.model.plan import CapturePlan, GrowVolume, MakeSwap, Plan, RestoreVolume, Target
 from agent.units import format_bytes
@@ -138,6 +139,8 @@ def _content(content: object) -> str:
     match content:
         case Ext():
             return "ext"
+        case Xfs():
+            return "XFS"
         case Vfat():
             return "FAT"
         case Swap():

@@ -8,9 +8,9 @@ from typing import Final, assert_never
 
 from agent.errors import AgentError, SourceUnfit
 from agent.model.extents import Extents
-from agent.model.layout import BootCode, Content, Ext, Raw, Swap, Vfat
+from agent.model.layout import BootCode, Content, Ext, Raw, Swap, Vfat, Xfs
 from agent.system.command import Runner
-from agent.tools import dumpe2fs, ext_bitmaps, fat, partclone
+from agent.tools import dumpe2fs, ext_bitmaps, fat, partclone, xfs
 from agent.units import Extent, TiB
 
 _PARTCLONE_BYTES: Final = TiB
@@ -90,6 +90,8 @@ def used_map(run: Runner, device: Path, content: Content, size_bytes: int) -> Us
     match content:
         case Ext():
             return _ext(run, device, size_bytes)
+        case Xfs():
+            return _xfs(run, device, size_bytes)
         case Vfat():
             return _vfat(run, device, size_bytes)
         case Raw() | BootCode():
@@ -109,6 +111,16 @@ def _ext(run: Runner, device: Path, size_bytes: int) -> UsedMap:
     if facts.size_bytes > _PARTCLONE_BYTES:
         return UsedMap(used)  # the counts of each group were compared
     return UsedMap(used, _by_partclone(run, device, "extfs", size_bytes, used))
+
+
+def _xfs(run: Runner, device: Path, size_bytes: int) -> UsedMap:
+    facts = xfs.xfs_facts(run, device)
+    xfs.check_fit(run, facts, device)
+    _check_size(device, facts.size_bytes, size_bytes)
+    used = xfs.used_extents(run, device, facts)
+    if facts.size_bytes > _PARTCLONE_BYTES:
+        return UsedMap(used)  # the counts of each group were compared
+    return UsedMap(used, _by_partclone(run, device, "xfs", size_bytes, used))
 
 
 def _vfat(run: Runner, device: Path, size_bytes: int) -> UsedMap:

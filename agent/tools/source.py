@@ -19,6 +19,7 @@ from agent.tools.ext import minimum_bytes
 from agent.tools.fat import fat_used_extents
 from agent.tools.fat_directory import open_fat
 from agent.tools.sfdisk import read_table
+from agent.tools.xfs import check_fit, xfs_facts
 
 EXT: Final = ("ext2", "ext3", "ext4")
 _SWAP_MAGIC: Final = (b"SWAPSPACE2", b"SWAP-SPACE")
@@ -41,7 +42,7 @@ def read_layout(
     code = boot_sector.is_boot_code(boot_sector.read_boot_code(disk))
     if table is None or table.label != "gpt":
         return FoundLayout(table=table.label if table else None, uuid=None, boot_code=code)
-    found = tuple(_read_partition(run, disk, part, partition) for part in table.partitions)
+    found = tuple(read_partition(run, disk, part, partition) for part in table.partitions)
     loader, fallback = _read_esp(disk, found, arch)
     return FoundLayout(
         table=table.label,
@@ -72,9 +73,10 @@ def probe_tags(run: Runner, disk: Path, part: PlannedPartition) -> dict[str, str
     return dict(line.split("=", 1) for line in answer.text.splitlines() if "=" in line)
 
 
-def _read_partition(
+def read_partition(
     run: Runner, disk: Path, part: PlannedPartition, partition: PartitionNode
 ) -> FoundPartition:
+    """Return what partition `part` of `disk` holds, and why it cannot be captured, if so."""
     tags = probe_tags(run, disk, part)
     what = tags.get("TYPE")
     found = FoundPartition(
@@ -96,6 +98,8 @@ def _read_partition(
     try:
         if what in EXT:
             return _with_ext(run, found, node)
+        if what == "xfs":
+            return _with_xfs(run, found, node)
         if what == "vfat":
             return _with_vfat(found, node)
         if what in ("swap", "swsuspend"):
@@ -123,6 +127,25 @@ def _with_ext(run: Runner, found: FoundPartition, node: Path) -> FoundPartition:
         content_bytes=size,
         used_bytes=facts.used_bytes,
         minimum_bytes=min(least or size, size),
+        unfit=unfit,
+    )
+
+
+def _with_xfs(run: Runner, found: FoundPartition, node: Path) -> FoundPartition:
+    facts = xfs_facts(run, node)
+    unfit: tuple[str, ...] = ()
+    try:
+        check_fit(run, facts, node)
+    except SourceUnfit as error:
+        unfit = (_said(error),)
+    return msgspec.structs.replace(
+        found,
+        content_uuid=facts.uuid,
+        label=facts.label,
+        block_bytes=facts.block_bytes,
+        content_bytes=facts.size_bytes,
+        used_bytes=facts.used_bytes,
+        minimum_bytes=facts.size_bytes,
         unfit=unfit,
     )
 

@@ -38,7 +38,7 @@ awk bash blkdiscard blkid blockdev btrfs busybox chroot cryptsetup debugfs dmset
 efibootmgr findmnt ip losetup lsblk lvm mdadm mke2fs mkfs.btrfs mkfs.fat mkfs.vfat mkfs.xfs mkswap
 modprobe mount nsenter partclone.btrfs partclone.extfs partclone.fat partclone.xfs prlimit python3
 resize2fs setpriv sfdisk sh ssh-keygen swaplabel sync tune2fs udevadm udhcpc umount unshare wipefs
-xfs_db xfs_growfs xfs_repair
+xfs_db xfs_growfs xfs_logprint xfs_repair
 """)
 
 

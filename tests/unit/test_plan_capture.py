@@ -8,7 +8,7 @@ import pytest
 
 from agent.errors import SourceUnfit
 from agent.model.job import CaptureSpec
-from agent.model.layout import BIOS_BOOT_TYPE, ESP_TYPE, LINUX_TYPE, PENDING_TYPE, SWAP_TYPE
+from agent.model.layout import BIOS_BOOT_TYPE, ESP_TYPE, LINUX_TYPE, PENDING_TYPE, SWAP_TYPE, Xfs
 from agent.model.plan import (
     CaptureMethod,
     CapturePlan,
@@ -197,6 +197,14 @@ def test_what_we_cannot_look_into_is_kept_whole_and_said() -> None:
     made = plan(with_partition(3, what="LVM2_member"))
     assert any("partition 3 (LVM2_member) is kept whole" in note for note in made.notes)
     assert next(r for r in made.volumes if r.number == 3).method is CaptureMethod.WHOLE
+
+
+def test_xfs_is_captured_by_its_used_blocks() -> None:
+    made = plan(with_partition(3, what="xfs", block_bytes=4096))
+    assert next(r for r in made.volumes if r.number == 3).method is CaptureMethod.USED_BLOCKS
+    volume = next(v for v in made.layout.volumes if isinstance(v.content, Xfs))
+    assert volume.minimum_bytes > 0
+    assert any("partition 3 (xfs) is restored at its size" in note for note in made.notes)
 
 
 UNFIT: dict[str, tuple[FoundLayout, str]] = {
