@@ -9,7 +9,7 @@ import os
 import re
 import struct
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -31,6 +31,11 @@ _MAX_BLOCK_BYTES: Final = 65536
 _WINDOW_BYTES: Final = 64 * 1024
 """Bitmaps of neighbouring groups mostly lie side by side."""
 _FREE: Final = re.compile("0+")
+_POWERS: Final = frozenset(base**power for base in (3, 5, 7) for power in range(1, 21))
+"""Groups with a copy of the superblock where copies are sparse."""
+_NARROW: Final = "<IIIH4xH12x"
+"""Block bitmap, inode bitmap, inode table, free blocks, flags; `_WIDE` has their upper halves."""
+_WIDE: Final = "IIIH18x"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +75,7 @@ class _Shape:
     def has_super(self, group: int) -> bool:
         if self.backups is not None:
             return group == 0 or group in self.backups
-        if not self.is_sparse or group <= 1:
-            return True
-        return any(_is_power(group, base) for base in (3, 5, 7))
+        return not self.is_sparse or group <= 1 or group in _POWERS
 
     def head_blocks(self, group: int) -> int:
         """Return how many blocks superblock and descriptors take at the start of `group`."""
@@ -106,14 +109,23 @@ class _Groups:
         self.free = array("L")
         self.is_uninit = bytearray()
 
-    def add(self, data: bytes, at: int, *, is_wide: bool, may_be_uninit: bool) -> None:
-        bitmap, inodes, table, free, flags = struct.unpack_from("<IIIH4xH", data, at)
-        high = struct.unpack_from("<IIIH", data, at + 0x20) if is_wide else (0, 0, 0, 0)
-        self.bitmap.append(bitmap | high[0] << 32)
-        self.inode_bitmap.append(inodes | high[1] << 32)
-        self.table.append(table | high[2] << 32)
-        self.free.append(free | high[3] << 16)
-        self.is_uninit.append(may_be_uninit and bool(flags & _BLOCK_UNINIT))
+    def add(self, data: bytes, shape: _Shape) -> None:
+        """Add the descriptors in `data`, one after the other."""
+        uninit = _BLOCK_UNINIT if shape.may_be_uninit else 0
+        wide = shape.descriptor_bytes >= 64
+        layout = f"{_NARROW}{_WIDE}{shape.descriptor_bytes - 64}x" if wide else _NARROW
+        for found in struct.iter_unpack(layout, data):
+            bitmap, inodes, table, free, flags = found[:5]
+            if wide:
+                bitmap |= found[5] << 32
+                inodes |= found[6] << 32
+                table |= found[7] << 32
+                free |= found[8] << 16
+            self.bitmap.append(bitmap)
+            self.inode_bitmap.append(inodes)
+            self.table.append(table)
+            self.free.append(free)
+            self.is_uninit.append(bool(flags & uninit))
 
 
 def used_extents(device: Path) -> Extents:
@@ -163,12 +175,10 @@ def _parse_super(data: bytes, device: Path) -> _Shape:
 
 
 def _read_groups(disk: "_Reader", shape: _Shape) -> _Groups:
-    groups, left, size = _Groups(), shape.groups, shape.descriptor_bytes
-    is_wide = size >= 64
+    groups, left = _Groups(), shape.groups
     for meta in range(-(-left // shape.per_block)):
         data = disk.read(shape.descriptors_at(meta) * shape.block_bytes, shape.block_bytes)
-        for at in range(0, min(left, shape.per_block) * size, size):
-            groups.add(data, at, is_wide=is_wide, may_be_uninit=shape.may_be_uninit)
+        groups.add(data[: min(left, shape.per_block) * shape.descriptor_bytes], shape)
         left -= shape.per_block
     return groups
 
@@ -180,7 +190,8 @@ def _free_bounds(disk: "_Reader", shape: _Shape, groups: _Groups) -> Iterator[tu
     for number, claimed in enumerate(groups.free):
         first, count = shape.begin(number), shape.length(number)
         if groups.is_uninit[number]:
-            runs = _without(taken.get(number, []), shape.head_blocks(number), count)
+            head = shape.head_blocks(number)
+            runs = _without(taken.get(number, ()), head, count)
         else:
             at = groups.bitmap[number] * shape.block_bytes
             runs = _clear_bits(disk.read(at, -(-count // 8)), count)
@@ -201,13 +212,14 @@ def _metadata(shape: _Shape, groups: _Groups) -> dict[int, list[tuple[int, int]]
     As (first, end), counted from the group's start.
     """
     taken: dict[int, list[tuple[int, int]]] = {}
+    if not any(groups.is_uninit):
+        return taken
     for column, size in (
         (groups.bitmap, 1),
         (groups.inode_bitmap, 1),
         (groups.table, shape.table_blocks),
     ):
-        for first in column:
-            end = first + size
+        for first, end in _joined((first, first + size) for first in column):
             while first < end:
                 inside = (first - shape.first_block) // shape.group_blocks
                 begin = shape.begin(inside)
@@ -218,7 +230,26 @@ def _metadata(shape: _Shape, groups: _Groups) -> dict[int, list[tuple[int, int]]
     return taken
 
 
-def _without(taken: list[tuple[int, int]], head: int, count: int) -> Iterator[tuple[int, int]]:
+def _joined(runs: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Yield `runs` with neighbours that touch as one: flexible groups put tables side by side."""
+    first = end = -1
+    for begin, stop in runs:
+        if begin != end:
+            if first >= 0:
+                yield first, end
+            first = begin
+        end = stop
+    if first >= 0:
+        yield first, end
+
+
+def _without(taken: Sequence[tuple[int, int]], head: int, count: int) -> Iterable[tuple[int, int]]:
+    if not taken and head < count:
+        return ((head, count),)
+    return _gaps(taken, head, count)
+
+
+def _gaps(taken: Sequence[tuple[int, int]], head: int, count: int) -> Iterator[tuple[int, int]]:
     at = head
     for first, end in sorted(taken):
         if first > at:
@@ -236,12 +267,6 @@ def _clear_bits(bitmap: bytes, count: int) -> Iterator[tuple[int, int]]:
     bits = f"{int.from_bytes(bitmap, 'little'):0{len(bitmap) * 8}b}"[::-1]
     for found in _FREE.finditer(bits, 0, count):
         yield found.span()
-
-
-def _is_power(number: int, base: int) -> bool:
-    while number % base == 0:
-        number //= base
-    return number == 1
 
 
 def _disagreement(device: Path, claim: str, found: int) -> SourceUnfit:
