@@ -1,6 +1,7 @@
 """`scripts/bench`: what Metalcast takes, beside its peers in the same run; a JSON line a figure."""
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
@@ -48,6 +49,7 @@ def main(arguments: Sequence[str]) -> int:
         parser.error(f"no such bench: {', '.join(unknown)}; --list names them")
     rounds = options.rounds or (3 if options.quick else 5)
     failed = 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that all is put away
     with setting(rounds, is_quick=options.quick, wants_small=options.small) as here:
         for bench in dict.fromkeys(BENCHES[name] for name in names):
             mine = [name for name in names if BENCHES[name] is bench]

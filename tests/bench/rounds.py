@@ -1,6 +1,7 @@
 """Runs one after the other, in turns: A B C A B C A B C. Only what is timed is timed."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -38,17 +39,23 @@ def timed(words: Sequence[str | Path], log: Path) -> float:
     """Run a program; return its seconds, from before it begins until it has ended."""
     with log.open("wb") as out:
         started = time.monotonic()
-        done = subprocess.run(
+        process = subprocess.Popen(
             [str(word) for word in words],
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,
-            timeout=_TIMEOUT_S,
+            start_new_session=True,
         )
+        try:
+            status = process.wait(_TIMEOUT_S)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)  # a pipeline is more than its shell
+            process.wait()
+            raise
         seconds = time.monotonic() - started
-    if done.returncode:
+    if status:
         tail = log.read_text(errors="replace")[-1500:]
-        raise BenchFailed(f"{words[0]} ended with {done.returncode}:\n{tail}")
+        raise BenchFailed(f"{words[0]} ended with {status}:\n{tail}")
     return seconds
 
 
