@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import json
 import logging
 import os
 import signal
@@ -76,6 +77,8 @@ def run(args: argparse.Namespace) -> int:
             _say(f"  kept in {settings.data / 'operator-token'}; it is not shown again")
         key = context.signer.public.name
         _say(f"jobs are signed by {key}; for images: --server-key {settings.data / 'server.pub'}")
+        if settings.image and (warning := image_warning(settings.image, key)):
+            _say(warning)
         asyncio.run(_serve(context, args))
     finally:
         close_context(context)
@@ -114,6 +117,20 @@ async def _serve(context: "Context", args: argparse.Namespace) -> None:
 def _say(line: str) -> None:
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
+
+
+def image_warning(image: Path, key: str) -> str | None:
+    """Return what is wrong with an image for a server with that key; None if nothing is."""
+    try:
+        trusted = json.loads((image / "manifest.json").read_text()).get("server_keys", [])
+    except (OSError, ValueError, AttributeError):
+        return None  # of another make; the machines will tell
+    if not trusted or key in trusted:
+        return None
+    return (
+        f"warning: the image in {image} takes jobs signed by {' or '.join(trusted)}, not by {key}: "
+        "machines will refuse this server's jobs"
+    )
 
 
 def find_image(given: Path | None) -> Path | None:
