@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from agent.model.template import CHUNK_BYTES
-from agent.units import MiB, TiB
+from agent.model.template import CHUNK_BYTES, INDEX_TYPE, Descriptor
+from agent.store.layout import LayoutFolder
+from agent.store.template import open_template
+from agent.units import KiB, MiB, TiB
 from tests.bench.line import Line
 from tests.bench.rounds import fresh_file, say
 from tests.bench.setting import REPOSITORY, TAG, Data, Setting
@@ -75,9 +77,9 @@ def _capture_2t(setting: Setting, name: str) -> Line:
     disk, runs = setting.work / "2t.img", setting.work / "2t.runs"
     say("making a sparse disk of 2 TiB")
     make_source(disk, _CHUNKS, _filled, runs)
-    words = ("capture-extents", setting.work, disk, runs)
+    pack = str(32 * KiB)
     answer = _into_store(
-        setting, lambda url: setting.child(words[0], url, REPOSITORY, disk, runs, str(32 * 1024))
+        setting, lambda url: setting.child("capture-extents", url, REPOSITORY, disk, runs, pack)
     )
     disk.unlink()
     runs.unlink()
@@ -90,6 +92,10 @@ def _capture_2t(setting: Setting, name: str) -> Line:
     return _line(name, [answer], f"sparse file of 2 TiB, {_CHUNKS} chunks in use", note)
 
 
+def _layers(folder: Path) -> Sequence[Descriptor]:
+    return open_template(LayoutFolder(folder), TAG).manifest.layers
+
+
 def _deploy_2t(setting: Setting, name: str) -> Line:
     say("making a template of 2 TiB")
 
@@ -97,13 +103,13 @@ def _deploy_2t(setting: Setting, name: str) -> Line:
         return _filled(number * 2)
 
     folder, manifest_bytes = make_template(setting.work / "2t", _CHUNKS, stored, per_pack=16)
-    index = max(path.stat().st_size for path in (folder / "blobs" / "sha256").iterdir())
+    (index,) = (one.size for one in _layers(folder) if one.media_type == INDEX_TYPE)
     target = fresh_file(setting.work / "target.img", 2 * TiB)
     answer = setting.child("restore", setting.url_of(folder), TAG, target)[1]
     target.unlink()
     shutil.rmtree(folder)
     note = (
         "synthetic: one chunk in 4 is a page of random bytes, one in 4096 is random as a whole, "
-        f"the rest is zeros; manifest {manifest_bytes} bytes, largest blob {index} bytes; one run"
+        f"the rest is zeros; manifest {manifest_bytes} bytes, index {index} bytes; one run"
     )
     return _line(name, [answer], f"template of 2 TiB, {_CHUNKS} chunks", note)
