@@ -24,6 +24,7 @@ from agent.trust.templates import require_signature, signature_tag
 from images.build import key_files
 from images.cli import main as build
 from images.tree import unpack
+from netboot.cli.serve import image_warning
 from netboot.context import Settings
 from netboot.server import close_context, open_context
 from netboot.signing import make_key, open_server_key
@@ -206,6 +207,17 @@ def test_a_server_goes_on_with_its_key_and_an_older_database(tmp_path: Path) -> 
     with running(tmp_path / "data") as api:
         assert api.context.signer.public.name == name
         assert api.post("/api/v1/agents/hello", make_hello()).status_code == 200
+
+
+def test_an_image_that_will_refuse_this_server_is_noticed(tmp_path: Path) -> None:
+    manifest = tmp_path / "manifest.json"
+    assert image_warning(tmp_path, "A") is None
+    for keys, is_right in ((["A", "B"], True), ([], True), (["B"], False)):
+        manifest.write_text(json.dumps({"server_keys": keys}))
+        assert (image_warning(tmp_path, "A") is None) is is_right
+    assert "takes jobs signed by B, not by A" in (image_warning(tmp_path, "A") or "")
+    manifest.write_text("[]")
+    assert image_warning(tmp_path, "A") is None
 
 
 # the image
