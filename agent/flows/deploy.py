@@ -122,7 +122,7 @@ def trust_template(place: Workplace, template: str, reference: str) -> TrustedTe
 
 def render_page(plan: Plan, trusted: TrustedTemplate) -> str:
     """Return the plan as a page, with who vouches for the template."""
-    return f"{render_plan(plan)}\n\nSignature  {trusted.line}"
+    return f"{render_plan(plan).rstrip()}\n\nSignature  {trusted.line}\n"
 
 
 def deploy(place: Workplace, spec: DeploySpec, reference: str, job: str) -> dict[str, Any]:
