@@ -19,8 +19,7 @@ _ROUTE = re.compile(r"/v2/(?P<name>.+?)/(?P<kind>manifests|blobs/uploads|blobs)/
 class FakeRegistry:
     """What is stored, what was asked, and how to lie. `lie` gets each request first.
 
-    It returns True if it has answered itself. `after_bytes` maps the number of a ranged GET
-    (from 0) to the place where its body is cut.
+    It returns True if it has answered itself.
     """
 
     blobs: dict[str, bytes] = field(default_factory=dict)
@@ -32,10 +31,10 @@ class FakeRegistry:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @contextmanager
-    def serving(self) -> Iterator[str]:
-        """Yield the URL of this registry while it answers."""
+    def serving(self, port: int = 0) -> Iterator[str]:
+        """Yield the URL of this registry while it answers, at a free port unless one is given."""
         handler = type("Bound", (Handler,), {"registry": self})
-        server = Server(("127.0.0.1", 0), handler)
+        server = Server(("127.0.0.1", port), handler)
         thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
         thread.start()
         try:

@@ -3,7 +3,9 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from agent.model.template import CHUNK_BYTES
 from agent.store.registry import RegistryClient
@@ -73,16 +75,24 @@ class World:
 
 @contextmanager
 def world_of(folder: Path, size: int, *, seed: int, pack_bytes: int = 4 * MiB) -> Iterator[World]:
-    data = mixed_bytes(size, seed=seed)
-    registry = FakeRegistry()
+    data, made, captured = _captured(size, seed, pack_bytes)
+    registry = FakeRegistry(blobs=dict(made.blobs), manifests=dict(made.manifests))
     with registry.serving() as url:
         client = make_client(url)
-        source = make_source(folder, data)
-        captured = capture(client, source, pack_bytes=pack_bytes)
-        registry.asked.clear()
-        target = make_target(folder, size)
+        source, target = make_source(folder, data), make_target(folder, size)
         yield World(registry, url, client, source, captured, target, data)
         client.close()
+
+
+@cache
+def _captured(size: int, seed: int, pack_bytes: int) -> tuple[bytes, FakeRegistry, Captured]:
+    """Return a volume's data and a registry that holds its template: made once for all tests."""
+    data, registry = mixed_bytes(size, seed=seed), FakeRegistry()
+    with registry.serving() as url, TemporaryDirectory() as folder:
+        client = make_client(url)
+        captured = capture(client, make_source(Path(folder), data), pack_bytes=pack_bytes)
+        client.close()
+    return data, registry, captured
 
 
 def flipped(data: bytes, at: int, bit: int) -> bytes:

@@ -1,77 +1,31 @@
 """A server that cuts, stalls and lies: the stream goes on, or fails before it writes nonsense."""
 
-import random
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import ExitStack
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
-from agent.errors import AgentError, ServerError
+from agent.errors import ServerError
 from agent.store.body import Limits
 from agent.store.retry import Retry, Transient
-from agent.store.template import Template, open_template
-from agent.stream.chunks import VolumeSource
+from agent.store.template import open_template
 from agent.stream.restore import restore_volume
 from agent.units import MiB
 from tests.contracts.fake_registry import FakeRegistry, Handler
-from tests.contracts.seeds import SEED
-from tests.contracts.stream_builders import (
-    BASE,
-    capture,
-    make_client,
-    make_source,
-    make_target,
-    mixed_bytes,
-)
+from tests.contracts.stream_builders import BASE, make_client
+from tests.contracts.stream_world import World, world_of
 
 SIZE = 41 * MiB
-DATA = mixed_bytes(SIZE, seed=5)
-OLD = b"\xa5"
-
-
-@dataclass
-class World:
-    """A template in a registry that can be told to lie, and a target full of old bytes."""
-
-    registry: FakeRegistry
-    url: str
-    source: VolumeSource
-    template: Template
-    target: Path
-
-    def restore(self, *, lanes: int = 2) -> None:
-        restore_volume(self.template, "root", self.target, BASE, serial="TARGET-1", lanes=lanes)
-
-    def target_is_right(self) -> bool:
-        found = self.target.read_bytes()
-        edge = OLD * BASE
-        return found[BASE : BASE + SIZE] == DATA and found[:BASE] == found[BASE + SIZE :] == edge
-
-    def nothing_wrong_is_written(self) -> bool:
-        """Whether each byte of the target is the old one or the right one."""
-        found = self.target.read_bytes()
-        size = 512
-        for at in range(0, SIZE, size):
-            here = found[BASE + at : BASE + at + size]
-            if here not in (DATA[at : at + size], OLD * size):
-                return False
-        return found[:BASE] == found[BASE + SIZE :] == OLD * BASE
 
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
-    print(f"METALCAST_SEED={SEED}")
-    registry = FakeRegistry()
-    with registry.serving() as url:
-        client = make_client(url)
-        source = make_source(tmp_path, DATA)
-        template = open_template(client, capture(client, source, pack_bytes=24 * MiB).digest)
-        registry.asked.clear()
-        yield World(registry, url, source, template, make_target(tmp_path, SIZE))
-        client.close()
+    with world_of(tmp_path, SIZE, seed=5, pack_bytes=24 * MiB) as made:
+        yield made
 
 
 def is_pack_read(handler: Handler) -> bool:
@@ -94,37 +48,6 @@ def first(times: int, lie: Callable[[Handler], None]) -> Callable[[Handler], boo
         return True
 
     return answer
-
-
-@pytest.mark.parametrize("reset", [False, True], ids=["FIN", "RST"])
-def test_thirty_cuts_at_random_places_cost_only_what_was_on_its_way(
-    world: World, reset: bool
-) -> None:
-    draw = random.Random(SEED)
-    stored = sum(pack.size for pack in world.template.manifest.packs)
-    cuts = [draw.randrange(0, 2 * MiB) for _ in range(30)]
-    remaining = iter(cuts)
-    lock = threading.Lock()
-
-    def lie(handler: Handler) -> bool:
-        if not is_pack_read(handler):
-            return False
-        with lock:
-            after = next(remaining, None)
-        if after is None:
-            return False
-        handler.cut(after, reset=reset)
-        return True
-
-    world.registry.lie = lie
-    patient = Retry(attempts=40, first_s=0.001, longest_s=0.01)
-    client = make_client(world.url, retry=patient)
-    template = open_template(client, world.template.digest)
-    restored = restore_volume(template, "root", world.target, BASE, lanes=3)
-    client.close()
-    assert next(remaining, None) is None, "every cut was made"
-    assert world.target_is_right()
-    assert restored.bytes_fetched == stored, "no chunk was taken twice"
 
 
 def stall(handler: Handler) -> None:
@@ -255,7 +178,77 @@ def test_a_lie_is_an_error_at_once_and_nothing_wrong_is_written(world: World, na
         world.restore()
     assert not isinstance(caught.value, Transient)
     assert world.url in str(caught.value)
-    assert world.nothing_wrong_is_written()
+    assert world.wrong_chunks() == []
+
+
+def test_a_byte_a_second_is_no_transfer(world: World) -> None:
+    """Each byte comes in time; all together they are too slow. Another connection does better."""
+
+    def crawl(handler: Handler) -> None:
+        data, start, last = handler.ranged()
+        handler.send_response(206)
+        handler.send_header("Content-Range", f"bytes {start}-{last}/{len(data)}")
+        handler.send_header("Content-Length", str(last - start + 1))
+        handler.end_headers()
+        for at in range(start, start + 8):
+            handler.wfile.write(data[at : at + 1])
+            handler.wfile.flush()
+            sent.append(at)
+            time.sleep(1)
+
+    sent: list[int] = []
+    world.registry.lie = first(1, crawl)
+    client = make_client(world.url, limits=Limits(read_s=20, window_s=1.5))
+    template = open_template(client, world.template.digest)
+    began = time.monotonic()
+    restore_volume(template, "root", world.target, BASE, lanes=1)
+    client.close()
+    assert time.monotonic() - began < 5
+    assert len(sent) < 5
+    assert world.target_is_right()
+
+
+def test_a_server_that_restarts_costs_what_was_on_its_way(world: World) -> None:
+    """It hangs up on everyone and refuses connections for a while, twice, at the same port."""
+    registry = FakeRegistry(blobs=world.registry.blobs, manifests=world.registry.manifests)
+    is_down = threading.Event()
+    threads: list[threading.Thread] = []
+    reads: list[int] = []
+    with ExitStack() as up:
+        url = up.enter_context(registry.serving())
+        port = urlsplit(url).port or 0
+
+        def restart() -> None:
+            up.close()
+            time.sleep(0.3)
+            is_down.clear()
+            up.enter_context(registry.serving(port))
+
+        def lie(handler: Handler) -> bool:
+            if is_pack_read(handler) and not is_down.is_set():
+                reads.append(1)
+                if len(reads) in (1, 2):
+                    is_down.set()
+                    threads.append(threading.Thread(target=restart))
+                    threads[-1].start()
+            if not is_down.is_set():
+                return False
+            if is_pack_read(handler):
+                handler.cut(1_000_000, reset=True)
+            else:
+                handler.hang_up(reset=True)
+            return True
+
+        registry.lie = lie
+        client = make_client(url, retry=Retry(attempts=30, first_s=0.05, longest_s=0.1))
+        template = open_template(client, world.template.digest)
+        restored = restore_volume(template, "root", world.target, BASE, lanes=2)
+        for thread in threads:
+            thread.join()
+        client.close()
+    assert len(threads) == 2
+    assert world.target_is_right()
+    assert restored.bytes_fetched == sum(pack.size for pack in template.manifest.packs)
 
 
 def test_our_token_goes_to_nobody_else(world: World) -> None:
@@ -270,21 +263,6 @@ def test_our_token_goes_to_nobody_else(world: World) -> None:
         client.close()
     assert elsewhere.asked
     assert all("Authorization" not in headers for _, _, headers in elsewhere.asked)
-
-
-def test_an_upload_that_points_elsewhere_stays_here(world: World) -> None:
-    def lie(handler: Handler) -> bool:
-        if handler.command != "POST":
-            return False
-        handler.registry.uploads["mine"] = bytearray()
-        headers = {"Location": "http://192.0.2.1/v2/demo/blobs/uploads/mine"}
-        handler.answer(202, headers=headers)
-        return True
-
-    world.registry.lie = lie
-    client = make_client(world.url, "secret")
-    assert client.start_upload().location == f"{world.url}/v2/demo/blobs/uploads/mine"
-    client.close()
 
 
 def test_identity_is_what_is_asked_for(world: World) -> None:
@@ -306,7 +284,7 @@ def test_a_server_that_stays_away_is_named(world: World) -> None:
     world.registry.lie = first(10**6, lambda handler: handler.hang_up(reset=False))
     with pytest.raises(ServerError, match=world.url) as caught:
         world.restore()
-    assert world.nothing_wrong_is_written()
+    assert world.wrong_chunks() == []
     assert "RemoteDisconnected" in str(caught.value) or "closed" in str(caught.value)
 
 
@@ -361,114 +339,4 @@ def test_what_the_report_raises_ends_the_restore(world: World) -> None:
     world.registry.lie = first(10**6, stall)
     with pytest.raises(Cancelled):
         restore_volume(world.template, "root", world.target, BASE, report=report)
-    assert world.nothing_wrong_is_written()
-
-
-def upload_lie(world: World, lie: Callable[[Handler], bool]) -> None:
-    """Capture again through `lie`; what is then in the registry must be whole."""
-    world.registry.blobs.clear()
-    world.registry.manifests.clear()
-    world.registry.lie = lie
-    client = make_client(world.url)
-    captured = capture(client, world.source, pack_bytes=16 * MiB)
-    world.registry.lie = None
-    template = open_template(client, captured.digest)
-    restore_volume(template, "root", world.target, BASE)
-    client.close()
-    assert world.target_is_right()
-
-
-def each(method: str, every: int, act: Callable[[Handler], bool]) -> Callable[[Handler], bool]:
-    count = [0]
-
-    def lie(handler: Handler) -> bool:
-        if handler.command != method:
-            return False
-        count[0] += 1
-        return count[0] % every == 0 and act(handler)
-
-    return lie
-
-
-def test_a_piece_that_arrives_in_part_is_completed(world: World) -> None:
-    def act(handler: Handler) -> bool:
-        length = int(handler.headers["Content-Length"])
-        part = handler.rfile.read(length // 3)
-        upload = handler.registry.uploads[handler.path.rpartition("/")[2]]
-        upload += part
-        handler.hang_up(reset=True)
-        return True
-
-    upload_lie(world, each("PATCH", 2, act))
-
-
-def test_a_piece_whose_answer_is_lost_is_not_sent_twice(world: World) -> None:
-    def act(handler: Handler) -> bool:
-        data = handler.rfile.read(int(handler.headers["Content-Length"]))
-        handler.registry.uploads[handler.path.rpartition("/")[2]] += data
-        handler.hang_up(reset=False)
-        return True
-
-    upload_lie(world, each("PATCH", 2, act))
-
-
-def test_a_finish_whose_answer_is_lost_is_a_finish(world: World) -> None:
-    def act(handler: Handler) -> bool:
-        if "/manifests/" in handler.path:
-            return False
-        upload = handler.registry.uploads.pop(handler.path.rpartition("/")[2].partition("?")[0])
-        digest = handler.path.partition("digest=")[2].replace("%3A", ":")
-        handler.registry.blobs[digest] = bytes(upload)
-        handler.hang_up(reset=False)
-        return True
-
-    upload_lie(world, each("PUT", 2, act))
-
-
-def test_bytes_that_the_server_lost_are_made_again(world: World) -> None:
-    """The server was killed and comes back with less than it had acknowledged."""
-
-    def act(handler: Handler) -> bool:
-        upload = handler.registry.uploads[handler.path.rpartition("/")[2]]
-        if len(upload) == 0 or lost:
-            return False
-        del upload[len(upload) // 2 :]
-        handler.hang_up(reset=False)
-        lost.append(len(upload))
-        return True
-
-    lost: list[int] = []
-    upload_lie(world, each("PATCH", 2, act))
-    assert lost
-
-
-def test_an_upload_that_the_server_forgot_is_made_again(world: World) -> None:
-    def act(handler: Handler) -> bool:
-        if lost:
-            return False
-        handler.registry.uploads.pop(handler.path.rpartition("/")[2])
-        handler.rfile.read(int(handler.headers["Content-Length"]))
-        handler.answer(404)
-        lost.append(1)
-        return True
-
-    lost: list[int] = []
-    upload_lie(world, each("PATCH", 2, act))
-    assert lost
-
-
-def test_a_full_store_ends_the_capture_and_lists_nothing(world: World) -> None:
-    def act(handler: Handler) -> bool:
-        handler.answer(507)
-        handler.close_connection = True
-        return True
-
-    world.registry.manifests.clear()
-    world.registry.lie = each("PATCH", 1, act)
-    client = make_client(world.url)
-    with pytest.raises(AgentError, match="507") as caught:
-        capture(client, world.source)
-    client.close()
-    assert "the store is full" in (caught.value.hint or "")
-    assert world.registry.manifests == {}
-    assert world.registry.uploads == {}
+    assert world.wrong_chunks() == []
