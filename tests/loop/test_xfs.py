@@ -169,7 +169,7 @@ def test_a_dirty_log_is_refused_with_what_helps(tmp_path: Path) -> None:
 def test_a_group_that_counts_otherwise_is_refused(tmp_path: Path, field: str) -> None:
     image = make_xfs(tmp_path, "-m", "crc=0")
     change(image, "agf 2", f"write {field} 3")
-    hint = refuse(image, r"free space of .* is not as described")
+    hint = refuse(image, r"free space of .* is not as described: group 2 has")
     assert "xfs_repair -n" in hint
 
 
