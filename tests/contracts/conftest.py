@@ -6,7 +6,13 @@ from pathlib import Path
 import pytest
 
 from tests.contracts.api_server import Api, running
+from tests.contracts.seeds import summary
 from tests.contracts.trust_shop import Shop, open_shop
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if said := summary():
+        terminalreporter.write_line(said)
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from agent.stream.capture import VolumeSource
 from agent.stream.restore import Restored, restore_volume
 from agent.units import Extent, MiB
 from tests.contracts.fake_registry import FakeRegistry, Handler, sha256
-from tests.contracts.seeds import draw
+from tests.contracts.seeds import draw, tried
 from tests.contracts.stream_builders import (
     BASE,
     capture,
@@ -174,7 +174,8 @@ def test_a_restore_that_is_cut_anywhere_fetches_no_chunk_twice(world: World, res
                         if sent == blob and first <= begin and end <= last
                     ]
                     assert len(whole) == 1, f"chunk {entry.number} of {name} was sent again"
-    print(f"{CUTS} cuts of a restore: {cutter.at} bytes sent for {stored}")
+    print(f"{cutter.at} bytes sent for {stored}")
+    tried(CUTS, f"cuts of a restore by {'RST' if reset else 'FIN'}")
 
 
 @pytest.mark.parametrize("reset", [False, True], ids=["FIN", "RST"])
@@ -217,7 +218,8 @@ def test_a_capture_that_is_cut_anywhere_is_whole(world: World, reset: bool, keep
     assert left == [], "every cut was made"
     world.restore(captured.digest)
     world.check_targets()
-    print(f"{CUTS // 2} cuts of a capture: {made[0]} bytes received")
+    print(f"{made[0]} bytes received")
+    tried(CUTS // 2, f"cuts of a capture by {'RST' if reset else 'FIN'}")
 
 
 @pytest.mark.parametrize("gone", [False, True], ids=["kept", "removed"])

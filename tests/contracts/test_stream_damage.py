@@ -24,7 +24,7 @@ from agent.store.template import open_template
 from agent.stream.restore import restore_volume
 from agent.units import MiB
 from tests.contracts.fake_registry import FakeRegistry, Handler, sha256
-from tests.contracts.seeds import SEED, draw
+from tests.contracts.seeds import SEED, draw, tried
 from tests.contracts.stream_builders import (
     BASE,
     capture,
@@ -53,7 +53,7 @@ def places(size: int) -> Iterator[tuple[int, int]]:
         bit = dice.randrange(8)
         print(f"bit {bit} of byte {at}")
         yield at, bit
-    print(f"{FLIPS} flipped bits")
+    tried(FLIPS, "flipped bits")
 
 
 def test_a_flipped_bit_of_the_manifest(world: World) -> None:
@@ -170,7 +170,7 @@ def test_a_pack_cut_or_grown_anywhere_is_found(world: World) -> None:
         with pytest.raises(AgentError, match=pack.digest):
             world.restore()
         world.registry.blobs[pack.digest] = good
-    print(f"{cases} packs of another length")
+    tried(cases, "packs of another length")
 
 
 def test_no_chunk_goes_to_another_place(world: World) -> None:
@@ -201,6 +201,7 @@ def test_no_chunk_goes_to_another_place(world: World) -> None:
             world.restore()
         assert world.wrong_chunks() == []
         world.registry.blobs[mine] = good
+        tried(1, "exchanged blobs")
 
 
 def test_blobs_of_another_template_are_not_taken(world: World, tmp_path: Path) -> None:
@@ -220,6 +221,7 @@ def test_blobs_of_another_template_are_not_taken(world: World, tmp_path: Path) -
             world.restore()
         assert world.wrong_chunks() == []
         world.registry.blobs[mine.digest] = good
+        tried(1, "exchanged blobs")
     mixed = msgspec.structs.replace(ours, layers=(ours.layers[0], *theirs.layers[1:]))
     world.captured = replace(world.captured, digest=push(world, mixed))
     with pytest.raises(TemplateError):

@@ -16,6 +16,7 @@ from agent.store.template import open_template
 from agent.stream.restore import restore_volume
 from agent.units import MiB
 from tests.contracts.fake_registry import FakeRegistry, Handler
+from tests.contracts.seeds import tried
 from tests.contracts.stream_builders import BASE, make_client
 from tests.contracts.stream_world import World, world_of
 
@@ -153,6 +154,7 @@ def test_what_passes_is_sat_out(world: World, name: str) -> None:
     world.restore()
     assert time.monotonic() - started < 8
     assert world.target_is_right()
+    tried(2, "answers that pass")
 
 
 LYING = {
@@ -179,6 +181,7 @@ def test_a_lie_is_an_error_at_once_and_nothing_wrong_is_written(world: World, na
     assert not isinstance(caught.value, Transient)
     assert world.url in str(caught.value)
     assert world.wrong_chunks() == []
+    tried(1, "lying answers")
 
 
 def test_a_byte_a_second_is_no_transfer(world: World) -> None:

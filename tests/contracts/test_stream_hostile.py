@@ -17,6 +17,7 @@ from agent.store.template import open_template
 from agent.units import MiB
 from tests.contracts.fake_registry import FakeRegistry
 from tests.contracts.hostile_templates import CASES, SIZE, Maker
+from tests.contracts.seeds import tried
 from tests.contracts.stream_builders import BASE, capture, make_client, make_source, mixed_bytes
 
 DATA = mixed_bytes(SIZE, seed=11)
@@ -59,7 +60,7 @@ def verdicts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Verdict]:
         name: Verdict(one["kind"], one["message"], one["seconds"], one["peak_mib"])
         for name, one in zip(digests, found[1:], strict=True)
     }
-    print(f"{len(answers)} hostile templates")
+    tried(len(answers), "hostile templates")
     slowest = max(answers, key=lambda name: answers[name].seconds)
     largest = max(answers, key=lambda name: answers[name].peak_mib)
     print(f"slowest: {slowest}, {answers[slowest].seconds:.2f} s")

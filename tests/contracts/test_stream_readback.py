@@ -23,7 +23,7 @@ from agent.stream.verify import verify_volume
 from agent.system import block
 from agent.units import Extent
 from tests.contracts.fake_registry import FakeRegistry
-from tests.contracts.seeds import draw
+from tests.contracts.seeds import draw, tried
 from tests.contracts.stream_builders import BASE, capture, make_client, make_volume
 
 CHUNKS = 60
@@ -189,7 +189,7 @@ def test_a_full_read_back_finds_each_spoilt_write(world: World, kind: str) -> No
         assert BASE + chunk * CHUNK_BYTES <= offset <= where.offset
         cases += 1
     assert cases >= 10
-    print(f"{cases} writes were {kind}")
+    tried(cases, f"writes that were {kind}")
 
 
 def content_at(world: World, where: Extent) -> bytes:

@@ -1,6 +1,5 @@
 """`kill -9` of the server, at random moments: a capture and a restore go on when it is back."""
 
-import os
 import random
 import socket
 import subprocess
@@ -18,10 +17,10 @@ from agent.store.retry import Retry
 from agent.store.template import open_template
 from agent.stream.restore import restore_volume
 from agent.units import MiB
+from tests.contracts.seeds import SEED
 from tests.contracts.stream_builders import BASE, capture, make_client, make_source, make_target
 
 ROOT = Path(__file__).parents[2]
-SEED = int(os.environ.get("STREAM_SEED", random.SystemRandom().randrange(2**32)))
 SIZE = 96 * MiB
 PATIENT = Retry(attempts=60, first_s=0.05, longest_s=0.3)
 
@@ -61,7 +60,7 @@ class Mortal:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Mortal]:
-    print(f"STREAM_SEED={SEED}")
+    print(f"METALCAST_SEED={SEED}")
     mortal = Mortal(tmp_path / "store")
     mortal.start()
     yield mortal

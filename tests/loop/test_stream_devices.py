@@ -20,11 +20,11 @@ from agent.stream.verify import verify_volume
 from agent.system import block
 from agent.units import Extent, MiB
 from tests.contracts.fake_registry import FakeRegistry
+from tests.contracts.seeds import SEED
 from tests.contracts.stream_builders import make_client, make_config, make_volume, mixed_bytes
 
 pytestmark = pytest.mark.root
 
-SEED = int(os.environ.get("STREAM_SEED", random.SystemRandom().randrange(2**32)))
 SIZE = 20 * MiB
 
 
@@ -72,7 +72,7 @@ def scattered(draw: random.Random, sector_bytes: int) -> tuple[Extent, ...]:
 def test_every_used_byte_arrives_and_no_other_is_touched(
     tmp_path: Path, sector_bytes: int, base: int
 ) -> None:
-    print(f"STREAM_SEED={SEED}")
+    print(f"METALCAST_SEED={SEED}")
     draw = random.Random(SEED)
     data = mixed_bytes(SIZE, SEED)
     source_file, target_file = tmp_path / "source.img", tmp_path / "target.img"

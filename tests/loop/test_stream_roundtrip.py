@@ -24,6 +24,7 @@ from agent.stream.verify import verify_volume
 from agent.tools import fat
 from agent.units import Extent, KiB, MiB
 from tests.contracts.fake_registry import FakeRegistry
+from tests.contracts.seeds import SEED
 from tests.contracts.stream_builders import (
     BASE,
     make_client,
@@ -32,7 +33,6 @@ from tests.contracts.stream_builders import (
     used_extents,
 )
 
-SEED = int(os.environ.get("STREAM_SEED", random.SystemRandom().randrange(2**32)))
 EXT = Ext(uuid="ce3cc2af-727f-4b57-b60d-5d98c0dda39f", label="", block_bytes=4096, features=())
 FAT = Vfat(uuid="93E1-EE89", label="")
 
@@ -64,7 +64,7 @@ def client() -> Iterator[RegistryClient]:
 
 def make_tree(folder: Path) -> Path:
     """Return a folder of many small and some large files, in part of zeros and holes."""
-    print(f"STREAM_SEED={SEED}")
+    print(f"METALCAST_SEED={SEED}")
     draw = random.Random(SEED)
     tree = folder / "tree"
     for number in range(300):
