@@ -1,6 +1,7 @@
 """The body of an answer: read piece by piece, with an eye on the clock."""
 
 import contextlib
+import http.client
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,6 +39,8 @@ class Body:
         self._limits = limits
         self._waited = 0.0
         self._got = 0
+        self._since: float | None = None
+        self._is_slow = False
         self.failed: Callable[[Transient], None] | None = None
         """Hears why the bytes ended too soon."""
         self.origin: object = None
@@ -61,22 +64,57 @@ class Body:
 
     def readinto(self, buffer: memoryview) -> None:
         """Fill `buffer`. Raises Transient if the bytes end, stall or trickle."""
+        self._fill(buffer, self._copy)
+
+    def fill(self, buffer: memoryview) -> None:
+        """As `readinto`, without a copy; another thread must call `check_pace` now and then.
+
+        The socket's bytes go straight into `buffer`, and Python's lock is free meanwhile.
+        """
+        self._fill(buffer, self._receive)
+
+    def check_pace(self, now: float) -> None:
+        """End a `fill` that trickles: a piece that takes longer than the window is too slow."""
+        if self._since is not None and now - self._since > self._limits.window_s:
+            self._is_slow = True
+            self.wake()
+
+    def _fill(self, buffer: memoryview, get: Callable[[memoryview], int]) -> None:
+        done = 0
         try:
-            self._fill(buffer)
+            while done < len(buffer):
+                most = min(len(buffer) - done, PIECE_BYTES, self._left)
+                got = get(buffer[done : done + most])
+                if not got:
+                    raise Transient(f"{self._url}: cut off, {self._left} bytes before the end")
+                done += got
+                self._left -= got
+            if not self._left:
+                self._response.raw.release_conn()
         except Transient as error:
             if self.failed:
                 self.failed(error)
             raise
 
-    def _fill(self, buffer: memoryview) -> None:
-        done = 0
-        while done < len(buffer):
-            piece = self.some(min(len(buffer) - done, PIECE_BYTES, self._left))
-            if not piece:
-                raise Transient(f"{self._url}: cut off, {self._left} bytes before the end")
-            buffer[done : done + len(piece)] = piece
-            done += len(piece)
-            self._left -= len(piece)
+    def _copy(self, buffer: memoryview) -> int:
+        piece = self.some(len(buffer))
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+    def _receive(self, buffer: memoryview) -> int:
+        below = self._response.raw._fp  # urllib3 itself only hands out copies
+        self._since = time.monotonic()
+        try:
+            got = below.readinto(buffer) if below is not None else 0
+        except TimeoutError as error:
+            raise Transient(f"{self._url}: no byte for {self._limits.read_s:g} s") from error
+        except (http.client.HTTPException, OSError, ValueError) as error:
+            raise Transient(f"{self._url}: {root_reason(error)}") from error
+        finally:
+            self._since = None
+        if self._is_slow:
+            raise Transient(f"{self._url}: stalled, fewer than {self._limits.least_rate} bytes/s")
+        return got
 
     def some(self, most: int) -> bytes:
         """Return up to `most` bytes, as soon as there are some; none at the end."""

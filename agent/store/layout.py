@@ -264,6 +264,12 @@ class FileBody:
                 raise TemplateError(f"{self._file.name} ends too soon")
             done += got
 
+    def fill(self, buffer: memoryview) -> None:
+        self.readinto(buffer)
+
+    def check_pace(self, now: float) -> None:
+        """A file does not trickle."""
+
 
 class LayoutBlob:
     """One blob on its way into a layout: synced, checked, then named."""

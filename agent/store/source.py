@@ -31,6 +31,14 @@ class RangeBody(Protocol):
         """Fill `buffer`. Raises Transient if the bytes end, stall or trickle."""
         ...
 
+    def fill(self, buffer: memoryview) -> None:
+        """As `readinto`, without a copy; another thread must call `check_pace` now and then."""
+        ...
+
+    def check_pace(self, now: float) -> None:
+        """End a `fill` that trickles; for any other thread, with the monotonic time."""
+        ...
+
 
 class BlobSource(Protocol):
     """One repository's manifests and blobs, to be read. Any thread may use it."""

@@ -112,7 +112,7 @@ class Lane:
             try:
                 with (
                     self._open(run.pack, run.entries[at:]) as body,
-                    self._pump.waking(body.wake),
+                    self._pump.waking(body.wake, body.check_pace),
                 ):
                     while at < len(run.entries):
                         entry = run.entries[at]
@@ -146,7 +146,7 @@ class Lane:
         stored = self._stored[: entry.stored_bytes]
         self._pump.check()
         started = time.monotonic()
-        body.readinto(stored)
+        body.fill(stored)
         self.fetched_bytes += len(stored)
         fetched = time.monotonic()
         self._stages.add("fetch", fetched - started)

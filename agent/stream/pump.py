@@ -1,6 +1,7 @@
 """Threads that work on one thing together: bounded queues, the first error wins, none is hidden."""
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ class Pump:
         self._threads: list[threading.Thread] = []
         self._running = 0
         self._wakers: set[Callable[[], None]] = set()
+        self._paces: set[Callable[[float], None]] = set()
 
     def start(self, name: str, work: Callable[[], None]) -> None:
         thread = threading.Thread(target=self._guarded, args=(work,), name=name, daemon=True)
@@ -53,16 +55,25 @@ class Pump:
             wake()
 
     @contextmanager
-    def waking(self, wake: Callable[[], None]) -> Iterator[None]:
-        """Have `wake` called if the pump stops meanwhile: it ends a wait for a server."""
+    def waking(
+        self, wake: Callable[[], None], pace: Callable[[float], None] | None = None
+    ) -> Iterator[None]:
+        """Have `wake` called if the pump stops meanwhile: it ends a wait for a server.
+
+        `pace` is called with the monotonic time now and then, by the thread that waits for all.
+        """
         with self.changed:
             self._wakers.add(wake)
+            if pace is not None:
+                self._paces.add(pace)
         try:
             self.check()
             yield
         finally:
             with self.changed:
                 self._wakers.discard(wake)
+                if pace is not None:
+                    self._paces.discard(pace)
 
     def check(self) -> None:
         """Raise Stopping if there is no point in going on."""
@@ -87,6 +98,10 @@ class Pump:
                         break
                     if self.is_stopping:
                         continue
+                    paces = tuple(self._paces)
+                now = time.monotonic()
+                for pace in paces:
+                    pace(now)
                 tick()
         except BaseException as error:
             self.fail(error)

@@ -122,15 +122,19 @@ def volume_bytes(template: Template, volume_id: str, max_bytes: int) -> bytes:
             f"volume {volume_id} has {head.volume_bytes} bytes, at most {max_bytes} may be"
         )
     whole = bytearray(head.volume_bytes)
-    lane = Lane(template.client, CHUNK_DIGESTS[head.content_digest], Stages(), Pump())
-    for run in in_runs(entries, template.data_of(volume_id)):
-        if run.pack is None:
-            continue
-        for entry, content in lane.contents(run):
-            at = 0
-            for offset, size in entry.extents:
-                whole[offset : offset + size] = content[at : at + size]
-                at += size
+    pump = Pump()
+    lane = Lane(template.client, CHUNK_DIGESTS[head.content_digest], Stages(), pump)
+
+    def read() -> None:
+        for run in in_runs(entries, template.data_of(volume_id)):
+            for entry, content in lane.contents(run) if run.pack else ():
+                at = 0
+                for offset, size in entry.extents:
+                    whole[offset : offset + size] = content[at : at + size]
+                    at += size
+
+    pump.start("read", read)
+    pump.wait(lambda: None)
     return bytes(whole)
 
 
