@@ -14,7 +14,7 @@ from agent.units import MiB
 from tests.contracts.registries import netboot
 
 ROOT = Path(__file__).parents[2]
-LIMIT = 120 * MiB
+LIMIT = 160 * MiB
 """Of the whole process, the interpreter and what it imports included."""
 
 
