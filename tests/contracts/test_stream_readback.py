@@ -4,6 +4,7 @@ Every write of a restore is spoilt in turn, in each of these ways, while the dis
 well; then the volume is read back.
 """
 
+import errno
 import fcntl
 import os
 import random
@@ -87,6 +88,10 @@ def with_a_sector_of_another_place(disk: Disk, offset: int, data: bytes) -> None
     disk.put(offset, data[-512:] + data[512:])
 
 
+def refused(disk: Disk, offset: int, data: bytes) -> None:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
 SPOILS: dict[str, Spoil] = {
     "dropped": dropped,
     "torn": torn,
@@ -107,7 +112,7 @@ class World:
         self.disk.writes.clear()
         for run in self.used:
             self.disk.put(BASE + run.offset, OLD * run.size)
-        restore_volume(self.template, "root", self.disk.path, BASE, lanes=1)
+        restore_volume(self.template, "root", self.disk.path, BASE, serial="T-7", lanes=1)
 
     def verify(self, mode: Verify, seed: int | None = None) -> int:
         done = verify_volume(
@@ -227,6 +232,38 @@ def test_a_sample_finds_one_of_twenty(world: World) -> None:
         except DiskError:
             found += 1
     assert 2 <= found <= 30, "10 are to be expected"
+
+
+def test_a_write_that_fails_is_named_by_its_place(world: World) -> None:
+    world.restore()
+    writes = tuple(world.disk.writes)
+    for number in draw("refused").sample(range(len(writes)), 20):
+        world.disk.at, world.disk.spoil = number, refused
+        with pytest.raises(DiskError) as caught:
+            world.restore()
+        assert str(caught.value) == (
+            f"cannot write {world.disk.path} (serial T-7) at {writes[number].offset}: "
+            "Input/output error"
+        )
+        assert len(world.disk.writes) == number + 1, "nothing is written after that"
+    tried(20, "writes that were refused")
+
+
+def test_what_fails_only_at_the_sync_is_an_error_and_is_not_tried_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel says it once; a second fsync would say that all is well."""
+    synced: list[int] = []
+
+    def sync(fd: int) -> None:
+        synced.append(fd)
+        if len(synced) == 1:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", sync)
+    with pytest.raises(DiskError, match=r"target.img \(serial T-7\) lost what was written: Input"):
+        world.restore()
+    assert len(synced) == 1
 
 
 def test_reading_back_passes_the_cache(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
