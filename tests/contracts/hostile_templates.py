@@ -208,7 +208,7 @@ INDEX: dict[str, Callable[[Maker], str]] = {
     "a bomb after the head": lambda maker: maker.index(
         bomb_after(as_line(maker.lines[0]), 1024 * MiB)
     ),
-    "a huge window": lambda maker: maker.index(huge_window()),
+    "a huge window": lambda maker: maker.index(huge_window(text_of(maker))),
     "a skippable frame first": lambda maker: maker.index(
         skippable() + maker.registry.blobs[maker.good.blobs["root"].index.digest]
     ),
@@ -243,11 +243,15 @@ def bomb_after(line: bytes, size_bytes: int) -> bytes:
     return made.getvalue()
 
 
-def huge_window() -> bytes:
-    """Return a frame that asks for a window of 128 MiB."""
+def text_of(maker: Maker) -> bytes:
+    return b"".join(as_line(line) for line in maker.lines)
+
+
+def huge_window(text: bytes) -> bytes:
+    """Return a frame that asks for a window of 128 MiB, and is good but for that."""
     parameters = zstandard.ZstdCompressionParameters(window_log=27, write_content_size=False)
-    maker = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
-    return maker.compress(b"\n" * MiB) + maker.flush()
+    packer = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+    return packer.compress(text) + packer.flush()
 
 
 def skippable() -> bytes:
@@ -377,7 +381,7 @@ PACK: dict[str, Callable[[Maker], str]] = {
     "a skippable frame more": lambda maker: maker.pack(lambda data: data + skippable()),
     "another template's": other_template,
     "a bomb": pack_frame(bomb(1024 * MiB, b"\0")),
-    "a huge window": pack_frame(huge_window()),
+    "a huge window": pack_frame(huge_window(b"\n" * MiB)),
     "a skippable frame": pack_frame(skippable()),
     "a dictionary": pack_frame(with_dictionary()),
     "two frames": pack_frame(frame(bytes(2 * MiB)) * 2),

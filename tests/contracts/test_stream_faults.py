@@ -184,6 +184,33 @@ def test_a_lie_is_an_error_at_once_and_nothing_wrong_is_written(world: World, na
     tried(1, "lying answers")
 
 
+def test_a_server_that_gives_a_chunk_at_a_time_is_good_enough(world: World) -> None:
+    """Each chunk that arrives gives all attempts back: cut after cut, it goes on."""
+    entries = [entry for entry in world.template.entries("root")[1] if entry.pack >= 0]
+    sizes = {entry.offset: entry.stored_bytes for entry in entries if entry.pack == 0}
+    first_pack = world.template.manifest.packs[0].digest
+    cuts: list[int] = []
+
+    def lie(handler: Handler) -> bool:
+        if not is_pack_read(handler) or not handler.path.endswith(first_pack):
+            return False
+        _, start, last = handler.ranged()
+        if start + sizes[start] > last:
+            return False
+        cuts.append(start)
+        handler.cut(sizes[start] + 100, reset=False)
+        return True
+
+    world.registry.lie = lie
+    client = make_client(world.url, retry=Retry(attempts=2, first_s=0.01))
+    template = open_template(client, world.template.digest)
+    restored = restore_volume(template, "root", world.target, BASE, lanes=1)
+    client.close()
+    assert len(cuts) >= 3
+    assert world.target_is_right()
+    assert restored.bytes_fetched == sum(pack.size for pack in template.manifest.packs)
+
+
 def test_a_byte_a_second_is_no_transfer(world: World) -> None:
     """Each byte comes in time; all together they are too slow. Another connection does better."""
 
