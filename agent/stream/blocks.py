@@ -161,12 +161,14 @@ class ChunkReader:
         disk: DiskFile,
         base: int,
         read: Callable[[Extent, memoryview], None] | None = None,
+        buffer: memoryview | None = None,
     ) -> None:
-        """`read`: what to read runs with, if not simply `disk.read`."""
+        """`read`: what to read runs with, if not simply `disk.read`; `buffer`: an aligned one of
+        CHUNK_BYTES to use, if not one of its own."""
         self._disk = disk
         self._base = base
         self._read = read or disk.read
-        self._buffer = memoryview(block.aligned_buffer(CHUNK_BYTES))
+        self._buffer = buffer or memoryview(block.aligned_buffer(CHUNK_BYTES))
         self._span: memoryview | None = None
 
     def read(self, extents: Sequence[Extent]) -> memoryview:

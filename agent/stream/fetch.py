@@ -21,6 +21,7 @@ from agent.units import Extent, MiB
 
 RUN_BYTES: Final = 16 * MiB
 _RUN_CHUNKS: Final = 16
+_MOST_LANES: Final = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +69,11 @@ def _joins(waiting: list[IndexEntry], entry: IndexEntry) -> bool:
 
 
 def default_lanes() -> int:
-    """Return how many threads, each with a connection and 8 MiB, keep this machine busy."""
-    return min(len(os.sched_getaffinity(0)) + 2, 5)
+    """Return how many threads, each with a connection and 8 MiB, keep this machine busy.
+
+    While four wait for the disk or the network, there is one for each core.
+    """
+    return min(len(os.sched_getaffinity(0)) + 4, _MOST_LANES)
 
 
 def extents_of(entry: IndexEntry) -> tuple[Extent, ...]:
@@ -96,7 +100,8 @@ class Lane:
         )
         self._decoder = Decoder()
         self._stored = memoryview(bytearray(MAX_STORED_BYTES))
-        self._content = memoryview(block.aligned_buffer(CHUNK_BYTES))
+        self.buffer = memoryview(block.aligned_buffer(CHUNK_BYTES))
+        """Holds the content that was given last. Between two chunks, others may use it."""
         self.fetched_bytes = 0
 
     def contents(self, run: ChunkRun) -> Iterator[tuple[IndexEntry, memoryview]]:
@@ -154,7 +159,7 @@ class Lane:
             raise ChunkCorrupt("does not have the digest that the index gives")
         verified = time.monotonic()
         self._stages.add("verify", verified - fetched)
-        content = self._content[: content_bytes(entry)]
+        content = self.buffer[: content_bytes(entry)]
         self._decoder.decode(stored, content)
         self._stages.add("decode", time.monotonic() - verified)
         return content

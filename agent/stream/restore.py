@@ -88,7 +88,7 @@ def restore_volume(
 
         def lane() -> None:
             mine = Lane(template.client, digest, stages, pump)
-            look = Look(ChunkReader(target, offset_bytes), digest, odds, stages)
+            look = Look(ChunkReader(target, offset_bytes, buffer=mine.buffer), digest, odds, stages)
             made.append(mine)
             for run in runs:
                 work.restore(run, mine, look)
