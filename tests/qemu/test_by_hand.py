@@ -1,13 +1,26 @@
-"""A person at a shell of the boot image: inspect, plan, deploy, by their words and exit status."""
+"""A person at a shell of the boot image: inspect, plan, deploy, by their words and exit status.
 
+The deployment reads from Debian's docker-registry, behind a password and TLS: no server of ours.
+"""
+
+import base64
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from agent.units import GiB
+from tests.contracts.peers import (
+    PASSWORD,
+    USER,
+    Certificate,
+    docker_registry,
+    htpasswd_auth,
+    make_certificate,
+)
 from tests.harness.disks import disk_digest, make_dirty_disk
 from tests.harness.machine import Disk, Firmware
+from tests.harness.server import Server
 from tests.qemu.agents import BOOT_S, JOB_S, agent_machine
 from tests.qemu.conftest import Flown
 
@@ -53,6 +66,27 @@ def test_inspect_plan_and_deploy_by_hand(
         expect("you said no", STEP_S)
         expect("ended-with-3", STEP_S)
         assert disk_digest(disk) == before
-        done = run(f"deploy {asked} --hostname byhand --yes", 0, JOB_S)
+        certificate, auth = make_certificate(tmp_path), htpasswd_auth(tmp_path)
+        with docker_registry(tmp_path / "docker", auth=auth, certificate=certificate) as url:
+            move_template(server, f"{url}/v2/prod/demo", certificate, tmp_path)
+            write = "open('/tmp/ca.pem','wb').write(base64.b64decode('{}'))"
+            pem = base64.b64encode(certificate.cert.read_bytes()).decode()
+            say(f'python3 -c "import base64; {write.format(pem)}"')
+            say(f"echo '{PASSWORD}' > /tmp/password; rm /tmp/token")
+            source = f"--source {url.replace('127.0.0.1', '10.0.2.2')}/v2/prod/demo --template demo"
+            opens = f"--user {USER} --password-file /tmp/password --ca /tmp/ca.pem"
+            consent = "--consent linux_raid_member"
+            assert "no trust in its certificate" in run(f"plan {source} {consent}", 3)
+            done = run(f"deploy {source} {opens} {consent} --hostname byhand --yes", 0, JOB_S)
         assert "it boots" in done
     assert disk_digest(disk) != before
+
+
+def move_template(server: Server, place: str, certificate: Certificate, folder: Path) -> None:
+    """Copy the template from the server to a registry that wants a password."""
+    password = folder / "password"
+    password.write_text(PASSWORD)
+    server.ask(
+        *("template", "copy", "demo", f"{place}:latest", "--to-user", USER),
+        *("--to-password-file", str(password), "--to-ca", str(certificate.cert)),
+    )
