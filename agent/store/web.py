@@ -255,7 +255,7 @@ def _check_answer(
     if 300 <= status < 400:
         raise ServerError(f"{said}: redirects are not followed")
     if status in _BUSY:
-        raise Transient(said, hint=_NO_SERVER, wait_s=_retry_after(response))
+        raise Transient(said, hint=_NO_SERVER, wait_s=retry_after_s(response.headers, time.time()))
     reason = _reason(response)
     text = f"{said}: {reason}" if reason else said
     if status in (401, 403):
@@ -267,16 +267,23 @@ def _check_answer(
     raise ServerError(text)
 
 
-def _retry_after(response: requests.Response) -> float:
-    """Return for how many seconds the server wants to be left alone: a number, or up to a date."""
-    text = response.headers.get("Retry-After", "").strip()
+def retry_after_s(headers: Mapping[str, str], now: float) -> float:
+    """Return for how many seconds a server wants to be left alone: a number, or up to a date.
+
+    A date is taken by the server's own clock, where it tells: this machine's may be years off.
+    """
+    text = headers.get("Retry-After", "").strip()
     if re.fullmatch(r"\d{1,6}", text):
         return float(text)
+    until, sent = _timestamp(text), _timestamp(headers.get("Date", ""))
+    return 0.0 if until is None else max(until - (now if sent is None else sent), 0.0)
+
+
+def _timestamp(date: str) -> float | None:
     try:
-        until = parsedate_to_datetime(text)
-        return max(until.timestamp() - time.time(), 0.0)
+        return parsedate_to_datetime(date).timestamp()
     except (ValueError, TypeError, OverflowError):
-        return 0.0
+        return None
 
 
 def _reason(response: requests.Response) -> str:
