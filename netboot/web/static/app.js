@@ -8,6 +8,10 @@ const page = document.getElementById("page");
 let leave = []; // what to stop when the page is left
 let turn = 0; // counts page changes, so that a late answer is dropped
 
+function fill(parts) {
+  page.replaceChildren(...parts.filter((part) => part !== null));
+}
+
 // --- lists
 
 function progressCell(job) {
@@ -75,7 +79,7 @@ function live(load, draw) {
     busy = true;
     try {
       const found = await load();
-      if (mine === turn) page.replaceChildren(...draw(found));
+      if (mine === turn) fill(draw(found));
     } catch (error) {
       if (mine === turn && !page.children.length) page.replaceChildren(h("div.card", {}, String(error.message)));
     }
@@ -161,7 +165,7 @@ function jobPage(id) {
   let job = null;
   const mine = turn;
   const draw = () => {
-    if (job && mine === turn) page.replaceChildren(...jobParts(job, seen, path));
+    if (job && mine === turn) fill(jobParts(job, seen, path));
     const log = page.querySelector(".log");
     if (log) log.scrollTop = log.scrollHeight;
   };
@@ -253,7 +257,7 @@ function failureCard(failure) {
 
 // --- templates
 
-const KINDS = ["ext", "vfat", "swap", "boot-code", "raw"];
+const KINDS = ["ext", "vfat", "swap", "boot-code", "raw", "xfs"];
 
 function layoutDrawing(layout) {
   return layout.nodes.filter((node) => node.kind === "disk").map((disk) => {
@@ -355,7 +359,7 @@ async function show() {
   page.replaceChildren();
   try {
     const made = await (rest ? pages[kind](rest) : (lists[kind] || overview)());
-    if (Array.isArray(made) && mine === turn) page.replaceChildren(...made);
+    if (Array.isArray(made) && mine === turn) fill(made);
   } catch (error) {
     if (mine === turn) page.replaceChildren(h("div.card.failure", {}, h("h2", {}, "That did not work"), error.message));
   }
