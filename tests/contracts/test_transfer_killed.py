@@ -21,7 +21,7 @@ from tests.contracts.peers import docker_registry
 from tests.contracts.stream_builders import capture, make_source, mixed_bytes
 
 ROOT = Path(__file__).parents[2]
-SEED = int(os.environ.get("STREAM_SEED", random.SystemRandom().randrange(2**32)))
+SEED = int(os.environ.get("METALCAST_SEED", random.SystemRandom().randrange(2**32)))
 KILLS = 5
 
 
@@ -58,7 +58,7 @@ def is_whole(source: BlobSource, tag: str) -> bool:
 
 @pytest.mark.parametrize("kind", ["export", "import", "copy"])
 def test_killed_it_leaves_nothing_listed_and_goes_on(api: Api, tmp_path: Path, kind: str) -> None:
-    print(f"STREAM_SEED={SEED}")
+    print(f"METALCAST_SEED={SEED}")
     draw = random.Random(f"{SEED} {kind}")
     client = RegistryClient(api.url, "demo", api.token)
     digest = capture(client, make_source(tmp_path, mixed_bytes(48 * MiB, seed=3))).digest
