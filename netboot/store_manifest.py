@@ -5,7 +5,7 @@ from typing import Final
 
 import msgspec
 
-from agent.model.layout import Bytes
+from agent.model.nodes import Bytes
 from agent.model.template import MANIFEST_MAX_BYTES, MANIFEST_TYPE, Digest
 from netboot.store_errors import ManifestInvalid
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import msgspec
 
-from agent.model.layout import Bytes
+from agent.model.nodes import Bytes
 from agent.model.template import Digest, Firmware, TemplateConfig, TemplateName
 from agent.model.wire import Value
 

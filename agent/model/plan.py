@@ -12,7 +12,13 @@ import msgspec
 
 from agent.model.inventory import Drive, Found
 from agent.model.job import Identity, JobId, TemplateRef, Verify
-from agent.model.layout import Bytes, Guid, Layout, NodeId, SectorBytes
+from agent.model.layout import Layout
+from agent.model.nodes import (
+    Bytes,
+    Guid,
+    NodeId,
+    SectorBytes,
+)
 from agent.model.template import (
     Firmware,
     NetworkStack,

@@ -6,10 +6,11 @@ from typing import Annotated
 import msgspec
 
 from agent.model.inventory import Inventory
-from agent.model.layout import Bytes, Layout, NodeId
+from agent.model.layout import Layout
+from agent.model.nodes import Bytes, NodeId
 from agent.model.wire import Value
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 OLDEST_VERSION = 1
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 ARTIFACT_TYPE = "application/vnd.metalcast.template.v1"

@@ -9,22 +9,24 @@ from agent.errors import SourceUnfit
 from agent.model.inventory import Drive, Inventory
 from agent.model.job import CaptureSpec
 from agent.model.layout import (
-    BIOS_BOOT_TYPE,
     BOOT_CODE_BYTES,
-    ESP_TYPE,
-    PENDING_TYPE,
     BootCode,
     Content,
-    Disk,
     Ext,
-    Gpt,
     Layout,
-    Partition,
     Raw,
     Swap,
     Vfat,
     Volume,
     Xfs,
+)
+from agent.model.nodes import (
+    BIOS_BOOT_TYPE,
+    ESP_TYPE,
+    PENDING_TYPE,
+    Disk,
+    Gpt,
+    Partition,
 )
 from agent.model.plan import (
     CaptureMethod,

@@ -8,16 +8,18 @@ from agent.errors import PlanRefused
 from agent.model.inventory import Drive, Inventory
 from agent.model.job import DeploySpec, Verify
 from agent.model.layout import (
-    ESP_TYPE,
-    PENDING_TYPE,
     BootCode,
-    Disk,
     Ext,
-    Partition,
     Raw,
     Swap,
     Vfat,
     Volume,
+)
+from agent.model.nodes import (
+    ESP_TYPE,
+    PENDING_TYPE,
+    Disk,
+    Partition,
 )
 from agent.model.plan import (
     CheckFilesystems,

@@ -6,7 +6,14 @@ from typing import Final
 from agent.errors import AgentError, Refused
 from agent.model.inventory import Drive, Found, Inventory
 from agent.model.job import DeploySpec
-from agent.model.layout import PENDING_TYPE, BootCode, Disk, Ext, Partition, Swap, Volume, Xfs
+from agent.model.layout import (
+    BootCode,
+    Ext,
+    Swap,
+    Volume,
+    Xfs,
+)
+from agent.model.nodes import PENDING_TYPE, Disk, Partition
 from agent.model.template import FORMAT_VERSION, TemplateConfig
 from agent.network import intended_network, missing_cards, render_network
 from agent.planning.damage import DAMAGE_CONSENT, damage_lines

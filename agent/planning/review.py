@@ -4,17 +4,19 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from agent.model.inventory import Found
 from agent.model.layout import (
-    BIOS_BOOT_TYPE,
-    ESP_TYPE,
-    LINUX_TYPE,
-    SWAP_TYPE,
     BootCode,
     Ext,
-    Partition,
     Raw,
     Swap,
     Vfat,
     Xfs,
+)
+from agent.model.nodes import (
+    BIOS_BOOT_TYPE,
+    ESP_TYPE,
+    LINUX_TYPE,
+    SWAP_TYPE,
+    Partition,
 )
 from agent.model.plan import CapturePlan, GrowVolume, MakeSwap, Plan, RestoreVolume, Target
 from agent.units import format_bytes

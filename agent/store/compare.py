@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from agent.model.layout import Bytes
+from agent.model.nodes import Bytes
 from agent.model.template import Digest, IndexEntry, TemplateConfig
 from agent.model.wire import Value
 from agent.store.template import Template

@@ -8,7 +8,15 @@ from typing import Final, assert_never
 
 from agent.errors import AgentError, SourceUnfit
 from agent.model.extents import Extents
-from agent.model.layout import BootCode, Content, Ext, Raw, Swap, Vfat, Xfs
+from agent.model.layout import (
+    BootCode,
+    Content,
+    Ext,
+    Raw,
+    Swap,
+    Vfat,
+    Xfs,
+)
 from agent.system.command import Runner
 from agent.tools import dumpe2fs, ext_bitmaps, fat, partclone, xfs
 from agent.units import Extent, TiB

@@ -8,7 +8,7 @@ import msgspec
 
 from agent.errors import AgentError, SourceUnfit, hint_of
 from agent.model.inventory import Drive
-from agent.model.layout import ESP_TYPE
+from agent.model.nodes import ESP_TYPE
 from agent.model.plan import FoundLayout, FoundPartition, PlannedPartition
 from agent.system import block
 from agent.system.command import Runner

@@ -5,7 +5,13 @@ from pathlib import Path
 
 from agent.model.extents import Extents
 from agent.model.inventory import Board, Inventory, SecureBoot
-from agent.model.layout import Content, Disk, Layout, Raw, Volume
+from agent.model.layout import (
+    Content,
+    Layout,
+    Raw,
+    Volume,
+)
+from agent.model.nodes import Disk
 from agent.model.template import FORMAT_VERSION, Firmware, TemplateConfig
 from agent.store.body import Limits
 from agent.store.registry import RegistryClient

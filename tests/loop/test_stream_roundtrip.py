@@ -14,7 +14,14 @@ import pytest
 from agent.errors import CommandFailed, DiskError, SourceUnfit
 from agent.model.extents import Extents
 from agent.model.job import Verify
-from agent.model.layout import BootCode, Content, Ext, Raw, Swap, Vfat
+from agent.model.layout import (
+    BootCode,
+    Content,
+    Ext,
+    Raw,
+    Swap,
+    Vfat,
+)
 from agent.store.registry import RegistryClient
 from agent.store.template import open_template
 from agent.stream.capture import capture_template

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from agent.apply import erase
-from agent.model.layout import PENDING_TYPE
+from agent.model.nodes import PENDING_TYPE
 from agent.model.plan import EraseSignatures, PlannedPartition, PlannedTable
 from agent.system.command import Run
 from agent.tools import boot_sector, sfdisk, wipefs

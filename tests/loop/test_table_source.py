@@ -8,7 +8,12 @@ import pytest
 from agent.identity.survey import survey
 from agent.model.inventory import Drive
 from agent.model.job import CaptureSpec
-from agent.model.layout import Ext, Raw, Swap, Vfat
+from agent.model.layout import (
+    Ext,
+    Raw,
+    Swap,
+    Vfat,
+)
 from agent.model.template import Firmware, NetworkStack
 from agent.planning.capture import plan_capture, template_config
 from agent.planning.review import render_capture

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from agent.errors import AgentError, SourceUnfit
-from agent.model.layout import LINUX_TYPE, Xfs
+from agent.model.layout import Xfs
+from agent.model.nodes import LINUX_TYPE
 from agent.model.plan import PlannedPartition
 from agent.store.registry import RegistryClient
 from agent.store.template import open_template

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from agent.errors import ExitStatus
-from agent.model.layout import Partition, Swap
+from agent.model.layout import Swap
+from agent.model.nodes import Partition
 from agent.model.template import TemplateConfig
 from agent.store.registry import RegistryClient
 from agent.stream.capture import capture_template

@@ -7,20 +7,22 @@ import msgspec
 from agent.model.inventory import Board, Drive, Found, Inventory, Nic, SecureBoot, Transport
 from agent.model.job import DeploySpec
 from agent.model.layout import (
-    BIOS_BOOT_TYPE,
-    ESP_TYPE,
-    LINUX_TYPE,
-    SWAP_TYPE,
     BootCode,
-    Disk,
     Ext,
-    Gpt,
     Layout,
-    Partition,
     Raw,
     Swap,
     Vfat,
     Volume,
+)
+from agent.model.nodes import (
+    BIOS_BOOT_TYPE,
+    ESP_TYPE,
+    LINUX_TYPE,
+    SWAP_TYPE,
+    Disk,
+    Gpt,
+    Partition,
 )
 from agent.model.template import FORMAT_VERSION, Firmware, NetworkStack, OsIdentity, TemplateConfig
 from agent.units import GiB, MiB

@@ -8,7 +8,14 @@ import pytest
 
 from agent.errors import SourceUnfit
 from agent.model.job import CaptureSpec
-from agent.model.layout import BIOS_BOOT_TYPE, ESP_TYPE, LINUX_TYPE, PENDING_TYPE, SWAP_TYPE, Xfs
+from agent.model.layout import Xfs
+from agent.model.nodes import (
+    BIOS_BOOT_TYPE,
+    ESP_TYPE,
+    LINUX_TYPE,
+    PENDING_TYPE,
+    SWAP_TYPE,
+)
 from agent.model.plan import (
     CaptureMethod,
     CapturePlan,
