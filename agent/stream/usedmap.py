@@ -10,8 +10,13 @@ from agent.errors import AgentError, SourceUnfit
 from agent.model.extents import Extents
 from agent.model.layout import (
     BootCode,
+    Btrfs,
     Content,
+    Exfat,
     Ext,
+    F2fs,
+    MbrGap,
+    Ntfs,
     Raw,
     Swap,
     Vfat,
@@ -102,7 +107,7 @@ def used_map(run: Runner, device: Path, content: Content, size_bytes: int) -> Us
             return _xfs(run, device, size_bytes)
         case Vfat():
             return _vfat(run, device, size_bytes)
-        case Raw() | BootCode():
+        case Raw() | BootCode() | MbrGap() | Btrfs() | F2fs() | Ntfs() | Exfat():
             return UsedMap(Extents([Extent(0, size_bytes)]))
         case Swap():
             return UsedMap(Extents())
