@@ -1,5 +1,7 @@
 """Jobs: making, claiming, ending. Transactions on the open database; time comes from outside.
 
+Disk keys are in a Job that was claimed and in no other; when a job ends they are forgotten.
+
 A claim hands the job's token to one agent. Each new agent's claim raises the fence; only the
 holder of the newest fence may act. How long ago that agent gave word is known to `Watch`.
 """
@@ -17,9 +19,10 @@ import msgspec
 from agent.errors import DiskState, ExitStatus
 from agent.model.event import Failure
 from agent.model.job import CaptureSpec, DeploySpec, InspectSpec, Job, JobSpec, JobState
+from agent.model.keys import DiskKey
 from agent.model.wire import encode
 from netboot import machines
-from netboot.problems import ProblemError, conflict, not_found
+from netboot.problems import ProblemError, conflict, not_found, unprocessable
 
 CLAIMS_MAX: Final = 3
 TOKEN_LIFE_S: Final = 24 * 3600
@@ -55,6 +58,17 @@ def decode_spec(data: bytes) -> JobSpec:
     return spec
 
 
+def without_secrets(spec: JobSpec) -> JobSpec:
+    """Return `spec` as it may be shown: of each disk key, only that it was given."""
+    if isinstance(spec, DeploySpec | CaptureSpec) and spec.keys:
+        return msgspec.structs.replace(spec, keys=tuple(key.shown for key in spec.keys))
+    return spec
+
+
+def _keys(spec: JobSpec) -> tuple[DiskKey, ...]:
+    return spec.keys if isinstance(spec, DeploySpec | CaptureSpec) else ()
+
+
 def repository_of(spec: JobSpec) -> str:
     """Return the one repository that the job's agent may use; an inspection uses none."""
     match spec:
@@ -70,6 +84,8 @@ def make_job(
     db: sqlite3.Connection, machine: str, spec: JobSpec, digest: str | None, at: str
 ) -> Job:
     """Queue a job, also for a machine that never booted. Raises ProblemError if it has one."""
+    if any(key.given for key in _keys(spec)):
+        raise unprocessable("spec.keys: these were made to be shown, the secrets are not in them")
     machines.make_machine(db, machine, at)
     if active := find_active(db, machine):
         raise conflict(
@@ -123,7 +139,7 @@ def claim_job(
             " started_at = coalesce(started_at, ?) WHERE id = ?",
             (agent, at, row["id"]),
         )
-    job = find_job(db, row["id"])
+    job = msgspec.structs.replace(find_job(db, row["id"]), spec=decode_spec(row["spec"]))
     token = secrets.token_urlsafe(32)
     expires_at = now + TOKEN_LIFE_S
     db.execute("DELETE FROM tokens WHERE expires_at < ?", (now - TOKEN_LIFE_S,))
@@ -193,8 +209,8 @@ def fail_job(db: sqlite3.Connection, job: str, failure: Failure, at: str) -> Non
 
 def _end(db: sqlite3.Connection, job: str, state: JobState, at: str) -> None:
     db.execute(
-        "UPDATE jobs SET state = ?, ended_at = ? WHERE id = ?",
-        (state.value, at, job),
+        "UPDATE jobs SET state = ?, ended_at = ?, spec = ? WHERE id = ?",
+        (state.value, at, encode(find_job(db, job).spec), job),
     )
 
 
@@ -235,7 +251,7 @@ def _jobs(rows: sqlite3.Cursor) -> Iterator[Job]:
         yield Job(
             id=row["id"],
             machine=row["machine"],
-            spec=decode_spec(row["spec"]),
+            spec=without_secrets(decode_spec(row["spec"])),
             state=JobState(row["state"]),
             fence=row["fence"],
             template_digest=row["template_digest"],

@@ -7,6 +7,7 @@ import msgspec
 
 from agent.model.event import Failure, Progress
 from agent.model.inventory import Inventory
+from agent.model.keys import DiskKey
 from agent.model.mirror import Mirror
 from agent.model.template import Digest, TemplateName
 from agent.model.wire import Value
@@ -101,6 +102,8 @@ class DeploySpec(Value, frozen=True, kw_only=True, tag="deploy", tag_field="kind
     consent: tuple[Word, ...] = ()
     """Valuable things on the target that may be destroyed: `LVM2_member`, `crypto_LUKS`, …"""
     verify: Verify = Verify.SAMPLE
+    keys: tuple[DiskKey, ...] = ()
+    """What the encrypted volumes of the target are opened with from now on."""
     finish: Finish = Finish.REBOOT
 
 
@@ -115,6 +118,8 @@ class CaptureSpec(Value, frozen=True, kw_only=True, tag="capture", tag_field="ki
     """Keep SSH host keys and other files of the redaction list in the template."""
     damaged: bool = False
     """What cannot be read on the disk may become zeros; absent means: a bad sector is an error."""
+    keys: tuple[DiskKey, ...] = ()
+    """What opens the encrypted volumes of the source."""
     finish: Finish = Finish.POWEROFF
 
     def __post_init__(self) -> None:
