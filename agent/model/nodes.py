@@ -156,6 +156,14 @@ class Array(Value, frozen=True, kw_only=True, tag="md", tag_field="kind"):
         return (*(member for member in self.members if member), *self.spares)
 
 
+class LuksKdf(StrEnum):
+    """What makes a key of a passphrase. LUKS1 and GRUB know only the first."""
+
+    PBKDF2 = "pbkdf2"
+    ARGON2I = "argon2i"
+    ARGON2ID = "argon2id"
+
+
 class Luks(Value, frozen=True, kw_only=True, tag="luks", tag_field="kind"):
     """An encrypted container. Its master key is made anew on every target."""
 
@@ -172,6 +180,9 @@ class Luks(Value, frozen=True, kw_only=True, tag="luks", tag_field="kind"):
     """What the captured system's crypttab calls it."""
     tokens: tuple[Annotated[str, msgspec.Meta(max_length=64)], ...] = ()
     """The kinds of token that the source's header had: `systemd-tpm2`, `clevis`."""
+    kdf: LuksKdf = LuksKdf.ARGON2ID
+    offset_bytes: Bytes = 0
+    """Where its data begin, counted from the start of what it is `on`; 0: as our own have it."""
     size_bytes: Bytes
     """What is inside."""
 
