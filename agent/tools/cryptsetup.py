@@ -167,14 +167,29 @@ def open_luks(run: Runner, device: Path, name: str, key: bytes) -> Path:
 
 
 def _open(run: Runner, device: Path, name: str, key: bytes, options: Sequence[str]) -> Path:
-    words = ["cryptsetup", "open", "--type=luks", *options, _BY_STDIN, device, _checked(name)]
+    words: list[str | Path] = [
+        "cryptsetup",
+        "open",
+        "--type=luks",
+        *options,
+        _BY_STDIN,
+        device,
+        _checked(name),
+    ]
     _try(run, words, device, key)
     return Path("/dev/mapper") / name
 
 
 def test_key(run: Runner, device: Path, key: bytes) -> bool:
     """Return whether `key` opens `device`; nothing is mapped."""
-    words = ["cryptsetup", "open", "--type=luks", "--test-passphrase", _BY_STDIN, device]
+    words: list[str | Path] = [
+        "cryptsetup",
+        "open",
+        "--type=luks",
+        "--test-passphrase",
+        _BY_STDIN,
+        device,
+    ]
     try:
         _try(run, words, device, key)
     except WrongKey:
