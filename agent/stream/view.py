@@ -187,8 +187,7 @@ class VolumeView:
         if self._keeper is not None:
             self._keeper.join()
         self._cached.clear()
-        if error is None:
-            self._pump.finish()
+        self._pump.finish()  # a lane fails only by a mistake of ours: that is never hidden
 
     def cancel(self) -> None:
         """End every read, those that wait included: they raise DiskError."""
@@ -322,6 +321,6 @@ class VolumeView:
     def _keep(self) -> None:
         try:
             self._pump.wait(lambda: None)
-        except BaseException:  # what went wrong in a lane is raised again when the view is left
+        except BaseException:  # it is raised again when the view is left
             with self._changed:
                 self._changed.notify_all()

@@ -1,0 +1,97 @@
+"""Copying files: whether there is room, what cp is told, what it and btrfs say."""
+
+from pathlib import Path
+
+import pytest
+
+from agent.errors import DiskError
+from agent.tools.copy_files import Needs, Room, copy_words, first_complaint, objections
+from agent.tools.subvolumes import Subvolume, parse_subvolumes
+from agent.units import GiB, MiB
+
+# GNU cp 9.1, LC_ALL=C.UTF-8.
+COMPLAINTS = """\
+cp: cannot create regular file '/proc/x': No such file or directory
+cp: cannot stat 'a/nothing': No such file or directory
+cp: cannot stat 'a/no'$'\\377': No such file or directory
+"""
+
+
+def test_a_tree_that_fits_has_no_objections() -> None:
+    assert objections(Needs(GiB, 1000), Room(2 * GiB, 1000, 4096)) == ()
+    assert objections(Needs(GiB, 10**6), Room(2 * GiB, None, 4096)) == ()
+
+
+def test_every_want_of_room_is_told_at_once() -> None:
+    found = objections(Needs(3 * GiB, 70_000), Room(GiB, 65_525, 4096))
+    assert found == (
+        "the files need 3.0 GiB, the new filesystem has 1.0 GiB free",
+        "there are 70000 files and folders, the new filesystem has room for 65525 more",
+    )
+
+
+def test_inodes_take_room_too() -> None:
+    (found,) = objections(Needs(100 * MiB, 10**6), Room(200 * MiB, None, 4096))
+    assert found == "the files need 588.3 MiB, the new filesystem has 200.0 MiB free"
+
+
+def test_cp_is_told_to_complain_of_a_lost_xattr_and_to_leave_labels_to_it() -> None:
+    words = copy_words(Path("/mnt/source"), Path("/mnt/-target"))
+    assert words.index("--archive") < words.index(
+        "--preserve=mode,ownership,timestamps,links,xattr"
+    )
+    assert words.index("--archive") < words.index("--no-preserve=context")
+    assert words[-4:] == ["--no-target-directory", "--", "/mnt/source", "/mnt/-target"]
+
+
+def test_vfat_gets_contents_and_times() -> None:
+    words = copy_words(Path("/a"), Path("/b"), is_plain=True)
+    assert words[:3] == ["cp", "--recursive", "--preserve=timestamps"]
+    assert "--archive" not in words
+
+
+def test_the_first_complaint_of_cp_names_its_path() -> None:
+    assert first_complaint(COMPLAINTS) == (
+        "cannot create regular file '/proc/x': No such file or directory (and 2 more)"
+    )
+    assert first_complaint(COMPLAINTS.splitlines()[2]) == (
+        "cannot stat 'a/no'$'\\377': No such file or directory"
+    )
+    assert first_complaint("\n") == "cp failed and did not say why"
+
+
+# btrfs-progs 6.2.
+LISTING = b"""\
+ID 256 gen 7 top level 5 path @
+ID 257 gen 7 top level 5 path @home
+ID 258 gen 7 top level 256 path @/var/lib/ma chines
+ID 259 gen 7 top level 5 path snap-\xff
+"""
+READ_ONLY = b"ID 259 gen 7 top level 5 path snap-\xff\n"
+
+
+def test_subvolumes_come_behind_what_they_are_in() -> None:
+    default = b"ID 256 gen 7 top level 5 path @\n"
+    lines = LISTING.splitlines(keepends=True)
+    found = parse_subvolumes(b"".join(reversed(lines)), READ_ONLY, default)
+    assert found == (
+        Subvolume(256, b"@", is_default=True),
+        Subvolume(258, b"@/var/lib/ma chines"),
+        Subvolume(257, b"@home"),
+        Subvolume(259, b"snap-\xff", is_read_only=True),
+    )
+
+
+def test_the_top_may_be_the_default() -> None:
+    found = parse_subvolumes(LISTING, b"", b"ID 5 (FS_TREE)\n")
+    assert not any(one.is_default or one.is_read_only for one in found)
+    assert parse_subvolumes(b"", b"", b"ID 5 (FS_TREE)\n") == ()
+
+
+@pytest.mark.parametrize(
+    ("listing", "default"),
+    [(b"ERROR: not a btrfs\n", b"ID 5 (FS_TREE)\n"), (LISTING, b"nothing")],
+)
+def test_what_is_not_understood_is_refused(listing: bytes, default: bytes) -> None:
+    with pytest.raises(DiskError):
+        parse_subvolumes(listing, b"", default)
