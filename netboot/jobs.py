@@ -18,7 +18,7 @@ import msgspec
 
 from agent.errors import DiskState, ExitStatus
 from agent.model.event import Failure
-from agent.model.job import CaptureSpec, DeploySpec, InspectSpec, Job, JobSpec, JobState
+from agent.model.job import CaptureSpec, DeploySpec, InspectSpec, Job, JobSpec, JobState, WipeSpec
 from agent.model.keys import DiskKey
 from agent.model.wire import encode
 from netboot import machines
@@ -70,13 +70,13 @@ def _keys(spec: JobSpec) -> tuple[DiskKey, ...]:
 
 
 def repository_of(spec: JobSpec) -> str:
-    """Return the one repository that the job's agent may use; an inspection uses none."""
+    """Return the one repository that the job's agent may use; others use none."""
     match spec:
         case DeploySpec():
             return spec.template.partition("@")[0].partition(":")[0]
         case CaptureSpec():
             return spec.name
-        case InspectSpec():
+        case InspectSpec() | WipeSpec():
             return NO_REPOSITORY
 
 
@@ -151,7 +151,7 @@ def claim_job(
 
 
 def _abandoned(spec: JobSpec) -> Failure:
-    writes = isinstance(spec, DeploySpec)
+    writes = isinstance(spec, DeploySpec | WipeSpec)
     return Failure(
         summary="no agent finished the job",
         because=(f"{CLAIMS_MAX} agents claimed it one after the other and fell silent",),

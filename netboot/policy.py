@@ -16,7 +16,7 @@ from enum import StrEnum
 from typing import assert_never
 
 from agent.errors import DiskState
-from agent.model.job import CaptureSpec, DeploySpec, InspectSpec, Job, JobState
+from agent.model.job import CaptureSpec, DeploySpec, InspectSpec, Job, JobState, WipeSpec
 
 
 class Boot(StrEnum):
@@ -46,7 +46,12 @@ def _after(job: Job) -> Boot | None:
         case DeploySpec():
             if job.state is JobState.SUCCEEDED:
                 return Boot.DISK
-            refused = job.failure is not None and job.failure.disk == DiskState.UNCHANGED.value
-            return None if refused else Boot.AGENT
+            return None if _refused(job) else Boot.AGENT
+        case WipeSpec():
+            return None if _refused(job) else Boot.AGENT
         case _ as never:
             assert_never(never)
+
+
+def _refused(job: Job) -> bool:
+    return job.failure is not None and job.failure.disk == DiskState.UNCHANGED.value

@@ -15,6 +15,7 @@ from agent.flows.capture import capture
 from agent.flows.deploy import deploy
 from agent.flows.failures import failure_of, traceback_of
 from agent.flows.version import version
+from agent.flows.wipe import wipe
 from agent.flows.workplace import Workplace
 from agent.model.event import Failed, Level, Logged, Succeeded
 from agent.model.inventory import Inventory
@@ -27,6 +28,7 @@ from agent.model.job import (
     ImageKeys,
     InspectSpec,
     MachineId,
+    WipeSpec,
 )
 from agent.probe import probe_inventory
 from agent.report import EventPoster, Report, log_file, tee
@@ -208,6 +210,8 @@ def carry_out_job(claim: Claim, place: Workplace) -> dict[str, Any]:
             return deploy(place, spec, job.template_digest, job.id)
         case CaptureSpec() as spec:
             return capture(place, spec)
+        case WipeSpec() as spec:
+            return wipe(place, spec, job.id)
         case InspectSpec():
             return {"disks": len(place.inventory.disks), "nics": len(place.inventory.nics)}
     assert_never(job.spec)

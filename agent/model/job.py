@@ -10,6 +10,7 @@ from agent.model.inventory import Inventory
 from agent.model.keys import DiskKey
 from agent.model.mirror import Mirror
 from agent.model.template import Digest, TemplateName
+from agent.model.wipe import WipeMethod
 from agent.model.wire import Value
 
 MachineId = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{2}(-[0-9a-f]{2}){5}$(?!\n)")]
@@ -133,11 +134,31 @@ class CaptureSpec(Value, frozen=True, kw_only=True, tag="capture", tag_field="ki
         return digest or tagged.partition(":")[2] or "latest"
 
 
+class WipeSpec(Value, frozen=True, kw_only=True, tag="wipe", tag_field="kind"):
+    """Destroy all data on disks that are named, or on all fixed disks if that is said."""
+
+    disks: tuple[DiskHints, ...] = ()
+    """Each of these must mean exactly one disk."""
+    all_fixed: bool = False
+    """In place of `disks`: every disk that is not USB, removable, virtual media or read-only."""
+    method: WipeMethod = WipeMethod.AUTO
+    verify: Verify = Verify.SAMPLE
+    consent: tuple[Word, ...] = ()
+    """As of a deployment."""
+    finish: Finish = Finish.POWEROFF
+
+    def __post_init__(self) -> None:
+        if bool(self.disks) == self.all_fixed:
+            raise ValueError("say which disks: either `disks` or `all_fixed`")
+        if DiskHints() in self.disks:
+            raise ValueError("disks: a disk without any hint is none that was named")
+
+
 class InspectSpec(Value, frozen=True, kw_only=True, tag="inspect", tag_field="kind"):
     finish: Finish = Finish.STAY
 
 
-JobSpec = DeploySpec | CaptureSpec | InspectSpec
+JobSpec = DeploySpec | CaptureSpec | WipeSpec | InspectSpec
 
 
 class JobState(StrEnum):

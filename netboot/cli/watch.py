@@ -17,7 +17,7 @@ from agent.model.event import (
     StepStarted,
     Succeeded,
 )
-from agent.model.job import DeploySpec, Job, JobState
+from agent.model.job import DeploySpec, Job, JobState, WipeSpec
 from agent.model.result import result_line
 from agent.model.wire import encode
 from agent.units import format_bytes
@@ -62,7 +62,7 @@ def job_status(job: Job) -> int:
     if job.failure:
         known = job.failure.status in tuple(ExitStatus) and job.failure.status != ExitStatus.DONE
         return job.failure.status if known else ExitStatus.FAILED
-    writes = isinstance(job.spec, DeploySpec) and job.fence > 0
+    writes = isinstance(job.spec, DeploySpec | WipeSpec) and job.fence > 0
     return ExitStatus.FAILED if writes else ExitStatus.REFUSED
 
 
