@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, assert_never
@@ -16,35 +17,42 @@ from agent.commit import (
     write_commit,
     write_record,
 )
+from agent.devices import Devices, partition_node
+from agent.efi_entry import add_efi_entry
 from agent.errors import AgentError, DiskError, DiskState, StepFailed
 from agent.identity.configure import NetworkFiles, Touched, configure
 from agent.model.event import Level, Logged, StepStarted
 from agent.model.inventory import Drive, Inventory
 from agent.model.job import Verify
-from agent.model.layout import BOOT_CODE_BYTES
-from agent.model.plan import (
+from agent.model.plan import Plan
+from agent.model.steps import (
     CheckFilesystems,
+    CloseDevices,
     Commit,
     ConfigureSystem,
+    CopyFiles,
     DeployStep,
     EfiEntry,
     EraseSignatures,
     GrowVolume,
+    MakeArray,
+    MakeFilesystem,
+    MakeGroup,
+    MakeLogical,
+    MakeLuks,
     MakeSwap,
-    Plan,
-    PlannedTable,
+    RenewBoot,
     RestoreVolume,
     VerifyVolume,
     WritePendingTable,
 )
+from agent.model.table import PlannedTable
 from agent.report import Report, now, silent
 from agent.system import block
 from agent.system.command import Runner
 from agent.system.hold import held
-from agent.system.mount import TARGET_OPTIONS, mounted_system
-from agent.tools import boot_sector, efibootmgr, wipefs
-from agent.tools.ext import check_ext, grow_ext
-from agent.tools.fat_directory import open_fat
+from agent.system.mount import TARGET_OPTIONS, Part, mounted_system
+from agent.tools import boot_sector, efibootmgr, filesystems, wipefs
 from agent.tools.mkswap import make_swap
 from agent.units import Extent, MiB
 
@@ -55,7 +63,7 @@ class Source(Protocol):
     def restore(
         self,
         volume: str,
-        disk: Path,
+        device: Path,
         offset_bytes: int,
         withhold: Sequence[Extent],
         report: Report,
@@ -66,7 +74,7 @@ class Source(Protocol):
     def verify(
         self,
         volume: str,
-        disk: Path,
+        device: Path,
         offset_bytes: int,
         mode: Verify,
         skip: Sequence[Extent],
@@ -101,20 +109,21 @@ class Host:
     the commit."""
     mount_dir: Path = Path("/run/metalcast/target")
     efivars: Path = efibootmgr.EFIVARS
-    partition: Callable[[Path, int], Path] = lambda disk, number: Path(
-        block.partition_path(disk, number)
-    )
+    partition: Callable[[Path, int], Path] = partition_node
     """Where the device node of a partition is."""
+    keys: Mapping[str, bytes] = field(default_factory=dict)
+    """The key of each LUKS node of the plan's layout."""
 
     def confirm_unchanged(self, plan: Plan) -> None:
-        """Raise DiskError unless the disk is still the one that the plan was made for."""
-        drive = self.look(plan.target.path)
-        if wrong := plan.target.differences(drive):
-            raise DiskError(
-                f"{plan.target.path} ({plan.target.identity}) is not as it was when the plan was "
-                f"made: {'; '.join(wrong)}",
-                hint="look again and make a new plan",
-            )
+        """Raise DiskError unless the disks are still those that the plan was made for."""
+        for disk in plan.disks:
+            drive = self.look(disk.target.path)
+            if wrong := disk.target.differences(drive):
+                raise DiskError(
+                    f"{disk.target.path} ({disk.target.identity}) is not as it was when the plan "
+                    f"was made: {'; '.join(wrong)}",
+                    hint="look again and make a new plan",
+                )
 
 
 @dataclass(slots=True)
@@ -130,13 +139,15 @@ class Done:
 
 
 def apply(plan: Plan, host: Host, report: Report = silent) -> Done:
-    """Carry out `plan` in order. Raises StepFailed, which says how the disk was left.
+    """Carry out `plan` in order. Raises StepFailed, which says how the disks were left.
 
-    After a failure the disk is made unbootable again and keeps a record of what failed.
+    After a failure the disks are made unbootable again and keep a record of what failed.
     """
     done = Done()
     try:
-        with held(Path(plan.target.path)):
+        with ExitStack() as stack:
+            for disk in sorted(plan.disks, key=lambda disk: disk.target.path):
+                stack.enter_context(held(Path(disk.target.path)))
             _apply(plan, host, done, report)
     except DiskError as error:
         if done.state is DiskState.UNCHANGED:
@@ -146,7 +157,13 @@ def apply(plan: Plan, host: Host, report: Report = silent) -> Done:
 
 
 def _apply(plan: Plan, host: Host, done: Done, report: Report) -> None:
-    commit = next((step for step in plan.steps if isinstance(step, Commit)), None)
+    devices = Devices(
+        run=host.run,
+        layout=plan.layout,
+        paths={disk.id: Path(disk.target.path) for disk in plan.disks},
+        partition=host.partition,
+        keys=host.keys,
+    )
     at = "look at the disk again"
     try:
         host.confirm_claim()
@@ -156,10 +173,10 @@ def _apply(plan: Plan, host: Host, done: Done, report: Report) -> None:
             report(StepStarted(index=number, count=len(plan.steps), summary=at))
             if step.destructive:
                 done.state = DiskState.PARTIAL
-            carry_out(step, plan, host, done, report)
+            carry_out(step, plan, host, devices, done, report)
     except BaseException as error:
         if done.state is DiskState.PARTIAL:
-            _make_harmless(plan, commit, host, at, error, report)
+            _make_harmless(plan, host, devices, at, error, report)
         if isinstance(error, AgentError):
             raise StepFailed(at, done.state) from error
         raise
@@ -167,64 +184,68 @@ def _apply(plan: Plan, host: Host, done: Done, report: Report) -> None:
     _record(plan, DiskRecord(job=plan.job, plan=plan.digest, state=COMMITTED, at=now()), report)
 
 
-def carry_out(step: DeployStep, plan: Plan, host: Host, done: Done, report: Report) -> None:
-    disk = Path(plan.target.path)
+def carry_out(
+    step: DeployStep, plan: Plan, host: Host, devices: Devices, done: Done, report: Report
+) -> None:
     match step:
         case EraseSignatures():
-            erase(step, host, disk)
+            erase(step, host, devices.paths[step.disk])
         case WritePendingTable():
+            disk = devices.paths[step.disk]
             boot_sector.write_boot_code(disk, boot_sector.PENDING_STUB)
             write_checked_table(host.run, disk, step.table)
             confirm_clean(step.table, host, disk)
+        case MakeArray() | MakeLuks() | MakeGroup() | MakeLogical():
+            devices.make(step)
         case RestoreVolume():
             runs = [Extent(*run) for run in step.withhold]
-            kept = host.source.restore(step.volume, disk, step.offset_bytes, runs, report)
+            device, offset = devices.paths[step.place.node], step.place.offset_bytes
+            kept = host.source.restore(step.volume, device, offset, runs, report)
             if runs:
                 done.heads[step.volume] = b"".join(kept[run] for run in sorted(runs))
         case MakeSwap():
+            device = devices.path(step.node)
             make_swap(
-                host.run,
-                node_of(host, disk, step.number),
-                uuid=step.uuid,
-                label=step.label,
-                page_bytes=step.page_bytes,
+                host.run, device, uuid=step.uuid, label=step.label, page_bytes=step.page_bytes
             )
-            block.flush(disk)
+            block.flush(device)
         case VerifyVolume():
-            block.flush(disk)
+            device, offset = devices.paths[step.place.node], step.place.offset_bytes
+            block.flush(device)
             skip = [Extent(*run) for run in step.withheld]
-            host.source.verify(step.volume, disk, step.offset_bytes, step.mode, skip, report)
+            host.source.verify(step.volume, device, offset, step.mode, skip, report)
             done.verified.add(step.volume)
         case GrowVolume():
-            grow_ext(host.run, node_of(host, disk, step.number))
-            block.flush(disk)
+            device = devices.path(step.node)
+            filesystems.grow(host.run, device, step.content, host.mount_dir)
+            block.flush(device)
+        case MakeFilesystem() | CopyFiles() | RenewBoot():
+            raise DiskError(f"{step.summary()}: another layout is not made yet")
         case ConfigureSystem():
-            done.touched = configure_system(step, host, disk)
-            block.flush(disk)
+            done.touched = configure_system(step, host, devices)
         case CheckFilesystems():
-            for number in step.numbers:
-                check_ext(host.run, node_of(host, disk, number))
+            for checked in step.checked:
+                filesystems.check(host.run, devices.path(checked.node), checked.content)
             done.filesystems_checked = True
         case EfiEntry():
-            add_efi_entry(step, plan, host, done, report)
+            if text := add_efi_entry(
+                host.run,
+                host.efivars,
+                host.inventory.arch,
+                step,
+                plan,
+                done.heads.get(step.volume, b""),
+            ):
+                done.warnings.append(text)
+                report(Logged(level=Level.WARNING, message=text))
+        case CloseDevices():
+            for node in step.nodes:
+                devices.close(node)
         case Commit():
             host.confirm_claim()
-            verified = _verified(plan, done)
-            code = host.source.small(step.boot_code, BOOT_CODE_BYTES) if step.boot_code else None
-            write_commit(host.run, plan, step, done.heads, code, verified)
+            write_commit(host.run, plan, step, done.heads, host.source.small, _verified(plan, done))
         case _:
             assert_never(step)
-
-
-def node_of(host: Host, disk: Path, number: int) -> Path:
-    """Return the device node of a partition, with nothing stale in the kernel's cache of it.
-
-    A partition's cache is not the disk's: what the stream engine wrote to the disk, it may have
-    missed.
-    """
-    node = host.partition(disk, number)
-    block.flush(node)
-    return node
 
 
 def erase(step: EraseSignatures, host: Host, disk: Path) -> None:
@@ -246,48 +267,29 @@ def erase(step: EraseSignatures, host: Host, disk: Path) -> None:
 def confirm_clean(table: PlannedTable, host: Host, disk: Path) -> None:
     """Raise DiskError if an old signature shows through one of the new partitions."""
     for part in table.partitions:
+        if part.is_extended:
+            continue
         if what := wipefs.find_signature_in(host.run, disk, part.extent):
             raise DiskError(f"partition {part.number} of {disk} still holds {what} from before")
 
 
-def configure_system(step: ConfigureSystem, host: Host, disk: Path) -> tuple[Touched, ...]:
-    parts = [(node_of(host, disk, mount.number), mount.where) for mount in step.mounts]
+def configure_system(step: ConfigureSystem, host: Host, devices: Devices) -> tuple[Touched, ...]:
+    kinds = {volume.on: volume.content for volume in devices.layout.volumes}
+    parts = [
+        Part(
+            device=devices.path(mount.node),
+            where=mount.where,
+            fstype=filesystems.kernel_name(kinds[mount.node]),
+            subvolume=mount.subvolume,
+        )
+        for mount in step.mounts
+    ]
     network = host.network(step)
     with mounted_system(host.run, host.mount_dir, parts, TARGET_OPTIONS) as tree:
-        return configure(host.run, tree, step.identity, network)
-
-
-def add_efi_entry(step: EfiEntry, plan: Plan, host: Host, done: Done, report: Report) -> None:
-    """Make the firmware's entry. Without one only the fallback loader boots: then it must exist.
-
-    Some firmware refuses new variables; that is worth a warning, not the whole deployment.
-    """
-    disk = Path(plan.target.path)
-    head, offset = done.heads.get(step.volume, b""), plan.table.partition(step.number).offset_bytes
-
-    def read(at: int, size: int) -> bytes:
-        if at + size <= len(head):
-            return head[at : at + size]
-        data = boot_sector.read_at(disk, offset + at, size)
-        return head[at:] + data[len(head) - at :] if at < len(head) else data
-
-    fat = open_fat(read)
-    loader = efibootmgr.find_loader(fat, host.inventory.arch, step.label)
-    if loader is None:
-        raise DiskError(f"the EFI system partition has no loader for {host.inventory.arch}")
-    try:
-        if not host.efivars.is_dir():
-            raise DiskError(f"the firmware's variables are not at {host.efivars}")
-        efibootmgr.write_entry(host.run, disk, step.number, step.partition_uuid, loader, step.label)
-    except AgentError as error:
-        if not efibootmgr.has_fallback(fat, host.inventory.arch):
-            raise DiskError(
-                f"the firmware took no boot entry, and there is no fallback loader "
-                f"({efibootmgr.FALLBACK.get(host.inventory.arch)})"
-            ) from error
-        text = f"no boot entry ({error}); the firmware will use the fallback loader"
-        done.warnings.append(text)
-        report(Logged(level=Level.WARNING, message=text))
+        touched = configure(host.run, tree, step.identity, network)
+    for part in parts:
+        block.flush(part.device)
+    return touched
 
 
 def _verified(plan: Plan, done: Done) -> Verified:
@@ -301,20 +303,15 @@ def _verified(plan: Plan, done: Done) -> Verified:
 
 
 def _make_harmless(
-    plan: Plan,
-    commit: Commit | None,
-    host: Host,
-    step: str,
-    error: BaseException,
-    report: Report,
+    plan: Plan, host: Host, devices: Devices, step: str, error: BaseException, report: Report
 ) -> None:
-    """After a failure: nothing boots from the disk, and the disk says why. Never raises."""
+    """After a failure: nothing boots from the disks, and they say why. Never raises."""
 
     def say(message: str) -> None:
         with contextlib.suppress(Exception):  # the report may be what failed
             report(Logged(level=Level.WARNING, message=message))
 
-    for complaint in invalidate(host.run, plan, commit):
+    for complaint in (*devices.close_all(), *invalidate(host.run, plan)):
         say(f"could not undo: {complaint}")
     text = str(error) or type(error).__name__
     record = DiskRecord(
@@ -324,7 +321,5 @@ def _make_harmless(
 
 
 def _record(plan: Plan, record: DiskRecord, report: Callable[[Any], None]) -> None:
-    try:
-        write_record(plan, record)
-    except AgentError as error:
-        report(Logged(level=Level.WARNING, message=f"no record on the disk: {error}"))
+    for complaint in write_record(plan, record):
+        report(Logged(level=Level.WARNING, message=f"no record on the disk: {complaint}"))

@@ -1,12 +1,12 @@
-"""The commit: the one moment at which a disk becomes bootable, and the way back from it.
+"""The commit: the one moment at which disks become bootable, and the way back from it.
 
-Order, with a flush between: final table · withheld heads but their first sector · the first
+Order, with a flush between: final tables · withheld heads but their first sector · the first
 sector of each head · boot code. Whatever is cut off, the machine either does not boot from the
 disk or finds all of it.
 """
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,9 +16,14 @@ import msgspec
 
 from agent.errors import AgentError, DiskError
 from agent.model.job import Verify
-from agent.model.plan import Commit, Plan, PlannedTable
+from agent.model.layout import BOOT_CODE_BYTES, Layout, MbrGap
+from agent.model.nodes import Gpt
+from agent.model.plan import Plan, PlannedDisk
+from agent.model.steps import Commit
+from agent.model.table import PlannedTable
 from agent.model.wire import Value, encode
-from agent.planning.deploy import HEAD_BYTES, pending
+from agent.planning.deploy import HEAD_BYTES
+from agent.planning.tables import pending
 from agent.system import block
 from agent.system.command import Runner
 from agent.tools import boot_sector, sfdisk
@@ -62,27 +67,41 @@ def write_commit(
     plan: Plan,
     commit: Commit,
     heads: Mapping[str, bytes],
-    boot_code: bytes | None,
+    small: Callable[[str, int], bytes],
     verified: Verified,
 ) -> None:
-    """Make the disk of `plan` boot. `heads` has the first bytes of each withheld volume.
+    """Make the disks of `plan` boot. `heads` has the first bytes of each withheld volume.
 
-    Raises DiskError; then `invalidate` must follow.
+    `small` returns a tiny volume whole. Raises DiskError; then `invalidate` must follow.
     """
     if verified.plan_digest != plan.digest:
         raise DiskError("what was verified is not what is to be committed")
-    missing = [head.volume for head in commit.heads if head.volume not in heads]
-    if missing or (commit.boot_code is not None and not boot_code):
-        raise DiskError(f"there is nothing to commit for {', '.join(missing) or 'the boot code'}")
-    device = Path(plan.target.path)
-    write_checked_table(run, device, commit.table)
-    sector = commit.table.sector_bytes
-    for head in commit.heads:
-        boot_sector.write_at(device, head.offset_bytes + sector, heads[head.volume][sector:])
-    for head in commit.heads:
-        boot_sector.write_at(device, head.offset_bytes, heads[head.volume][:sector])
-    boot_sector.write_boot_code(device, boot_code or b"")
-    block.flush(device)
+    wanted = {head.volume for disk in commit.disks for head in disk.heads}
+    missing = sorted(wanted - set(heads))
+    codes = {
+        disk.disk: small(disk.boot_code, BOOT_CODE_BYTES)
+        for disk in commit.disks
+        if disk.boot_code is not None
+    }
+    missing += [disk for disk, code in codes.items() if not code]
+    if missing:
+        raise DiskError(f"there is nothing to commit for {', '.join(missing)}")
+    for disk in commit.disks:
+        device = Path(plan.disk(disk.disk).target.path)
+        if disk.table:
+            write_checked_table(run, device, disk.table)
+        sector = block.sector_bytes(device)
+        for head in disk.heads:
+            boot_sector.write_at(device, head.offset_bytes + sector, heads[head.volume][sector:])
+        for head in disk.heads:
+            boot_sector.write_at(device, head.offset_bytes, heads[head.volume][:sector])
+    for disk in commit.disks:
+        device = Path(plan.disk(disk.disk).target.path)
+        if disk.table:
+            boot_sector.write_boot_code(device, codes.get(disk.disk, b""))
+            if isinstance(disk.table.table, Gpt) and disk.table.table.hybrid:
+                boot_sector.write_hybrid_entries(device, disk.table.table.hybrid)
+        block.flush(device)
 
 
 def write_checked_table(run: Runner, device: Path, table: PlannedTable) -> None:
@@ -94,48 +113,80 @@ def write_checked_table(run: Runner, device: Path, table: PlannedTable) -> None:
     block.reread_table(device)
 
 
-def invalidate(run: Runner, plan: Plan, commit: Commit | None) -> tuple[str, ...]:
-    """Make sure that nothing boots from the disk of `plan`. Returns what could not be done.
+def invalidate(run: Runner, plan: Plan) -> tuple[str, ...]:
+    """Make sure that nothing boots from the disks of `plan`. Returns what could not be done.
 
     Boot code first, then the heads, then the table: each alone already stops one firmware.
     """
-    device = Path(plan.target.path)
-    places = [head.offset_bytes for head in commit.heads] if commit else []
-    attempts: list[tuple[str, Callable[[], None]]] = [
-        ("boot code", partial(boot_sector.write_boot_code, device, boot_sector.PENDING_STUB)),
-        *(
-            (f"head at {place}", partial(boot_sector.write_at, device, place, bytes(HEAD_BYTES)))
-            for place in places
-        ),
-        ("table", partial(sfdisk.write_table, run, device, pending(plan.table, plan.job))),
-        ("flush", partial(block.flush, device)),
-    ]
-    complaints = []
-    for what, attempt in attempts:
-        try:
-            attempt()
-        except (AgentError, OSError) as error:
-            complaints.append(f"{what}: {error}")
-    return tuple(complaints)
+    return tuple(
+        f"{what} of {device}: {complaint}"
+        for device, what, attempt in _undoing(run, plan)
+        if (complaint := _attempted(attempt))
+    )
 
 
-def has_room_for_record(table: PlannedTable) -> bool:
+def _undoing(run: Runner, plan: Plan) -> Iterator[tuple[Path, str, Callable[[], None]]]:
+    commit = plan.commit
+    places = (
+        {disk.disk: [head.offset_bytes for head in disk.heads] for disk in commit.disks}
+        if commit
+        else {}
+    )
+    for disk in plan.disks:
+        device = Path(disk.target.path)
+        stub = partial(boot_sector.write_boot_code, device, boot_sector.PENDING_STUB)
+        yield device, "boot code", stub
+        for place in places.get(disk.id, ()):
+            blank = partial(boot_sector.write_at, device, place, bytes(HEAD_BYTES))
+            yield device, f"head at {place}", blank
+        if disk.table:
+            table = pending(disk.table, plan.job)
+            yield device, "table", partial(sfdisk.write_table, run, device, table)
+        yield device, "flush", partial(block.flush, device)
+
+
+def _attempted(attempt: Callable[[], None]) -> str | None:
+    """Try; return what was wrong, None if nothing."""
+    try:
+        attempt()
+    except (AgentError, OSError) as error:
+        return str(error)
+    return None
+
+
+def has_room_for_record(disk: PlannedDisk, layout: Layout) -> bool:
     """Return whether the gap in front of the first partition holds a record."""
-    first = min((part.offset_bytes for part in table.partitions), default=0)
-    return first >= RECORD_OFFSET + RECORD_BYTES
+    if disk.table is None:
+        return False
+    first = min((part.offset_bytes for part in disk.table.partitions), default=0)
+    gap = max(
+        (
+            disk.table.sector_bytes + volume.size_bytes
+            for volume in layout.volumes
+            if volume.on == disk.id and isinstance(volume.content, MbrGap)
+        ),
+        default=0,
+    )
+    return gap <= RECORD_OFFSET and first >= RECORD_OFFSET + RECORD_BYTES
 
 
-def write_record(plan: Plan, record: DiskRecord) -> None:
-    """Leave `record` on the disk of `plan`, if there is room in front of the partitions."""
-    if not has_room_for_record(plan.table):
-        return
+def write_record(plan: Plan, record: DiskRecord) -> tuple[str, ...]:
+    """Leave `record` on the disks of `plan` that have room in front of the partitions.
+
+    Returns what could not be done.
+    """
     data = _MAGIC + encode(record)
     if len(data) > RECORD_BYTES:
         short = msgspec.structs.replace(record, error=record.error[:500], step=record.step[:200])
         data = _MAGIC + encode(short)
-    boot_sector.write_at(
-        Path(plan.target.path), RECORD_OFFSET, data[:RECORD_BYTES].ljust(RECORD_BYTES, b"\0")
-    )
+    block_of_it = data[:RECORD_BYTES].ljust(RECORD_BYTES, b"\0")
+    complaints = []
+    for disk in plan.disks:
+        if has_room_for_record(disk, plan.layout):
+            device = Path(disk.target.path)
+            write = partial(boot_sector.write_at, device, RECORD_OFFSET, block_of_it)
+            complaints.append(_attempted(write))
+    return tuple(complaint for complaint in complaints if complaint)
 
 
 def read_record(device: Path) -> DiskRecord | None:

@@ -1,4 +1,4 @@
-"""From a disk to a template: choose, look, plan, show, upload. The disk is only read."""
+"""From disks to a template: choose, look, plan, show, upload. The disks are only read."""
 
 import time
 from collections.abc import Iterator
@@ -12,14 +12,15 @@ from agent.flows.version import version
 from agent.flows.workplace import Workplace, peak_memory_bytes
 from agent.identity.survey import survey
 from agent.model.event import Level, Logged, PlanMade
+from agent.model.found import CapturePlan, CaptureVolume
 from agent.model.inventory import Drive, Inventory
 from agent.model.job import CaptureSpec
-from agent.model.plan import CapturePlan, CaptureVolume
 from agent.planning.capture import plan_capture, template_config
 from agent.planning.damage import damage_lines
-from agent.planning.hints import pick_disk
 from agent.planning.review import render_capture
+from agent.planning.sources import source_disks
 from agent.report import now
+from agent.source.open import opened_system
 from agent.store.hold import holding
 from agent.store.template import Template, open_template
 from agent.stream.capture import capture_template
@@ -28,7 +29,6 @@ from agent.stream.damage import Damage
 from agent.stream.usedmap import UsedMap, confirm_all, used_map
 from agent.system import block
 from agent.system.command import Runner
-from agent.tools.source import read_layout
 from agent.units import Extent
 
 TAG = "latest"
@@ -38,29 +38,28 @@ _DAMAGED = (
 )
 
 
-def look_at_disk(run: Runner, inventory: Inventory, spec: CaptureSpec, drive: Drive) -> CapturePlan:
-    """See what is on `drive` and decide how it would be captured; nothing is sent.
+def look_at_disks(run: Runner, inventory: Inventory, spec: CaptureSpec) -> CapturePlan:
+    """See what is on the disks that `spec` means and decide how they would be captured.
 
-    Raises SourceUnfit with every reason why it cannot be, each with the command that helps.
+    Nothing is sent. Raises SourceUnfit with every reason why they cannot be, each with the command
+    that helps.
     """
-    with write_protected(drive):
-        return _plan(run, inventory, spec, drive)
+    with _opened_plan(run, inventory, spec) as plan:
+        return plan
 
 
 def capture(place: Workplace, spec: CaptureSpec) -> dict[str, Any]:
-    """Capture the disk that `spec` asks for into the job's repository; return the result.
+    """Capture the disks that `spec` asks for into the job's repository; return the result.
 
-    The kernel refuses every write to the disk meanwhile. Nothing is listed before all is there.
+    The kernel refuses every write to the disks meanwhile. Nothing is listed before all is there.
     """
     began = time.monotonic()
     parent = open_parent(place, spec) if spec.parent else None
-    drive = pick_disk(spec.disk, place.inventory.disks)
-    with write_protected(drive):
-        plan = _plan(place.run, place.inventory, spec, drive)
+    with _opened_plan(place.run, place.inventory, spec) as plan:
         place.report(PlanMade(text=render_capture(plan), digest=plan.digest))
         with ExitStack() as looks:
             maps = {
-                volume.volume: looks.enter_context(_used(place.run, plan, volume, drive))
+                volume.volume: looks.enter_context(_used(place.run, plan, volume))
                 for volume in plan.volumes
             }
             place.confirm_claim()
@@ -70,7 +69,7 @@ def capture(place: Workplace, spec: CaptureSpec) -> dict[str, Any]:
                     place.registry,
                     template_config(plan, place.inventory, now(), f"metalcast {version()}"),
                     [
-                        _source(plan, volume, drive, maps[volume.volume])
+                        _source(plan, volume, maps[volume.volume])
                         for volume in plan.volumes
                         if maps[volume.volume].extents
                     ],
@@ -90,8 +89,8 @@ def capture(place: Workplace, spec: CaptureSpec) -> dict[str, Any]:
     return {
         "digest": captured.digest,
         "name": spec.name,
-        "disk": plan.source.identity,
-        "raw_bytes": drive.size_bytes,
+        "disk": ", ".join(source.identity for source in plan.sources),
+        "raw_bytes": sum(source.size_bytes for source in plan.sources),
         "used_bytes": captured.used_bytes,
         "stored_bytes": captured.stored_bytes,
         "uploaded_bytes": captured.uploaded_bytes,
@@ -135,24 +134,30 @@ def write_protected(drive: Drive) -> Iterator[None]:
                 block.set_read_only(node, False)
 
 
-def _plan(run: Runner, inventory: Inventory, spec: CaptureSpec, drive: Drive) -> CapturePlan:
-    layout = read_layout(run, drive, inventory.arch)
-    return plan_capture(inventory, layout, survey(run, drive, layout), spec, drive)
+@contextmanager
+def _opened_plan(run: Runner, inventory: Inventory, spec: CaptureSpec) -> Iterator[CapturePlan]:
+    """Yield the plan; the devices that it names are there until the end, all of them read-only."""
+    drives = source_disks(spec, inventory.disks)
+    with ExitStack() as stack:
+        for drive in drives.values():
+            stack.enter_context(write_protected(drive))
+        found = stack.enter_context(opened_system(run, drives, inventory.arch, spec.keys))
+        yield plan_capture(inventory, found, survey(run, found), spec, tuple(drives.values()))
 
 
-def _used(run: Runner, plan: CapturePlan, volume: CaptureVolume, drive: Drive) -> UsedMap:
-    disk = Path(drive.path)
-    node = disk if volume.number is None else Path(block.partition_path(disk, volume.number))
+def _used(run: Runner, plan: CapturePlan, volume: CaptureVolume) -> UsedMap:
     content = plan.layout.volume(volume.volume).content
-    return used_map(run, node, content, volume.size_bytes)
+    return used_map(run, Path(volume.path), content, volume.size_bytes)
 
 
-def _source(plan: CapturePlan, volume: CaptureVolume, drive: Drive, used: UsedMap) -> VolumeSource:
+def _source(plan: CapturePlan, volume: CaptureVolume, used: UsedMap) -> VolumeSource:
+    ids = [disk.id for disk in plan.layout.disks]
+    disk = plan.sources[ids.index(volume.place.node)] if volume.place.node in ids else None
     return VolumeSource(
         volume=plan.layout.volume(volume.volume),
-        device=Path(drive.path),
-        offset_bytes=volume.offset_bytes,
+        device=Path(disk.path if disk else volume.path),
+        offset_bytes=volume.place.offset_bytes,
         used=used.extents,
         blank=tuple(Extent(offset, size) for offset, size in volume.redacted),
-        serial=drive.serial,
+        serial=disk.serial if disk else None,
     )

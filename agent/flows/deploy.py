@@ -14,10 +14,13 @@ from agent.flows.workplace import Workplace, peak_memory_bytes
 from agent.model.event import Level, Logged, PlanMade
 from agent.model.inventory import Drive
 from agent.model.job import DeploySpec, Verify
+from agent.model.keys import DiskKey, keys_for
+from agent.model.layout import Layout
+from agent.model.nodes import Luks
 from agent.model.plan import Plan
 from agent.planning.deploy import plan_deploy
-from agent.planning.hints import pick_disk
 from agent.planning.review import render_plan
+from agent.planning.targets import target_disks
 from agent.probe import probe_drives
 from agent.report import Report
 from agent.store.template import Template, open_template
@@ -38,7 +41,8 @@ class TemplateSource:
     """The stream engine as `apply` wants it, with a sum of what it did."""
 
     template: Template
-    serial: str | None
+    serials: Mapping[Path, str | None]
+    """Of the disks; for messages."""
     seconds: dict[str, float] = field(default_factory=dict)
     fetched_bytes: int = 0
     written_bytes: int = 0
@@ -48,7 +52,7 @@ class TemplateSource:
     def restore(
         self,
         volume: str,
-        disk: Path,
+        device: Path,
         offset_bytes: int,
         withhold: Sequence[Extent],
         report: Report,
@@ -56,11 +60,11 @@ class TemplateSource:
         done = restore_volume(
             self.template,
             volume,
-            disk,
+            device,
             offset_bytes,
             withhold=withhold,
             report=report,
-            serial=self.serial,
+            serial=self.serials.get(device),
         )
         self.fetched_bytes += done.bytes_fetched
         self.written_bytes += done.bytes_written
@@ -71,7 +75,7 @@ class TemplateSource:
     def verify(
         self,
         volume: str,
-        disk: Path,
+        device: Path,
         offset_bytes: int,
         mode: Verify,
         skip: Sequence[Extent],
@@ -80,12 +84,12 @@ class TemplateSource:
         done = verify_volume(
             self.template,
             volume,
-            disk,
+            device,
             offset_bytes,
             mode,
             skip=skip,
             report=report,
-            serial=self.serial,
+            serial=self.serials.get(device),
         )
         self.read_back_bytes += done.bytes_checked
 
@@ -100,14 +104,14 @@ class TemplateSource:
 def make_plan(
     place: Workplace, spec: DeploySpec, reference: str, job: str
 ) -> tuple[Plan, Template, TrustedTemplate]:
-    """Verify the template's signature and manifest, choose the disk and decide. Nothing is written.
+    """Verify the template's signature and manifest, choose the disks, decide. Nothing is written.
 
     Raises PlanRefused with every objection, TrustError, TemplateError, ServerError.
     """
     trusted = trust_template(place, spec.template, reference)
     template = open_template(place.source, trusted.digest)
-    drive = pick_disk(spec.disk, place.inventory.disks)
-    plan = plan_deploy(place.inventory, template.config, spec, drive, job)
+    drives = target_disks(spec, template.config.layout, place.inventory.disks)
+    plan = plan_deploy(place.inventory, template.config, spec, drives, job)
     return plan, template, trusted
 
 
@@ -126,7 +130,7 @@ def render_page(plan: Plan, trusted: TrustedTemplate) -> str:
 
 
 def deploy(place: Workplace, spec: DeploySpec, reference: str, job: str) -> dict[str, Any]:
-    """Put the template that `reference` (a digest) names on the disk that `spec` asks for.
+    """Put the template that `reference` (a digest) names on the disks that `spec` asks for.
 
     The plan is reported, and taken by the server, before the first write. Returns the result for
     the job's record. Raises StepFailed, which says how the disk was left, and PlanRefused.
@@ -138,7 +142,8 @@ def deploy(place: Workplace, spec: DeploySpec, reference: str, job: str) -> dict
         return {"disk": finished.identity, "template": reference, "found_complete": True}
     plan, template, trusted = make_plan(place, spec, reference, job)
     place.report(PlanMade(text=render_page(plan, trusted), digest=plan.digest))
-    source = TemplateSource(template, plan.target.serial)
+    serials = {Path(disk.target.path): disk.target.serial for disk in plan.disks}
+    source = TemplateSource(template, serials)
     host = Host(
         run=place.run,
         source=source,
@@ -146,12 +151,13 @@ def deploy(place: Workplace, spec: DeploySpec, reference: str, job: str) -> dict
         inventory=place.inventory,
         network=lambda step: network_files(step, place.inventory.nics),
         confirm_claim=place.confirm_claim,
+        keys=luks_keys(plan.layout, spec.keys),
     )
     done = apply(plan, host, place.report)
     return {
         "template": template.digest,
         "signed_by": trusted.signed.key if trusted.signed else None,
-        "disk": plan.target.identity,
+        "disk": ", ".join(disk.target.identity for disk in plan.disks),
         "plan": plan.digest,
         "fetched_bytes": source.fetched_bytes,
         "written_bytes": source.written_bytes,
@@ -164,6 +170,17 @@ def deploy(place: Workplace, spec: DeploySpec, reference: str, job: str) -> dict
         "seconds": round(time.monotonic() - began, 1),
         "peak_memory_bytes": peak_memory_bytes(),
     }
+
+
+def luks_keys(layout: Layout, keys: Sequence[DiskKey]) -> dict[str, bytes]:
+    """Return the key of each LUKS node; those without one are refused when the plan is made."""
+    found: dict[str, bytes] = {}
+    for node in layout.nodes:
+        if isinstance(node, Luks) and (
+            fitting := keys_for(keys, uuid=node.uuid, node=node.id)
+        ):
+            found[node.id] = fitting[0].secret()
+    return found
 
 
 def find_finished(drives: Sequence[Drive], job: str) -> Drive | None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from agent.errors import PlanRefused
 from agent.identity.configure import NetworkFiles
 from agent.model.inventory import Nic
-from agent.model.plan import ConfigureSystem
+from agent.model.steps import ConfigureSystem
 from agent.network import intended_network, render_network
 
 

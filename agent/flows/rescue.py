@@ -9,7 +9,7 @@ from agent.console import Console
 from agent.errors import PlanRefused, Refused, ServerError, UsageError
 from agent.flows.boot import NetbootedAgent, new_agent_id
 from agent.flows.by_hand import receipt
-from agent.flows.capture import look_at_disk
+from agent.flows.capture import look_at_disks
 from agent.flows.questions import (
     NotAnAnswer,
     Questions,
@@ -18,9 +18,9 @@ from agent.flows.questions import (
     template_name_from,
     yes_or_no,
 )
+from agent.model.found import CapturePlan
 from agent.model.inventory import Drive, Inventory
 from agent.model.job import CaptureSpec, DiskHints, Finish, MachineId, PassCode
-from agent.model.plan import CapturePlan
 from agent.model.template import NAME_PATTERN
 from agent.model.wire import BadDocument, convert
 from agent.planning.hints import choosing_hint, kernel_argument, pick_disk, summarize_contents
@@ -112,7 +112,9 @@ class Rescue:
 
     def _look(self, inventory: Inventory, drive: Drive) -> CapturePlan:
         self.console.say(f"Looking at {drive.path} …")
-        return look_at_disk(self.run, inventory, CaptureSpec(name="server"), drive)
+        name, value = choosing_hint(drive, inventory.disks)
+        spec = CaptureSpec(name="server", disk=convert({name: value}, DiskHints, "disk"))
+        return look_at_disks(self.run, inventory, spec)
 
     def _suggested_name(self, plan: CapturePlan) -> str:
         if plan.os is None:
@@ -215,7 +217,7 @@ def render_choices(inventory: Inventory) -> str:
 def render_sizes(plan: CapturePlan) -> str:
     """Return what would be read: the whole plan, and its used and raw size."""
     used = sum(volume.used_bytes for volume in plan.layout.volumes)
-    raw = plan.source.size_bytes
+    raw = sum(source.size_bytes for source in plan.sources)
     return (
         f"{render_capture(plan)}\n"
         f"Used {format_bytes(used)} of {format_bytes(raw)}; the upload is compressed.\n"

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
@@ -10,95 +10,118 @@ from typing import Final
 from agent.errors import AgentError
 from agent.identity.configure import redaction_paths
 from agent.identity.os import identify_os
-from agent.model.inventory import Drive
-from agent.model.plan import FoundLayout, FoundPartition, MountPoint, RedactedFile, Survey
+from agent.model.found import FoundContent, FoundSystem, RedactedFile, Survey
+from agent.model.layout import Btrfs, Ext, F2fs, Xfs
+from agent.model.nodes import LogicalVolume, Luks, Node, Partition, VolumeGroup
+from agent.model.steps import MountPoint
 from agent.system.command import Runner
 from agent.system.fiemap import NoPlace, file_extents
-from agent.system.mount import SOURCE_OPTIONS, mounted_system
+from agent.system.mount import SOURCE_OPTIONS, Part, mounted_system
 from agent.system.rooted import RootedTree
-from agent.tools.source import EXT, PartitionNode, node_of
+from agent.tools import filesystems
 
 MOUNT_DIR: Final = Path("/run/metalcast/source")
 _PSEUDO: Final = frozenset(
     {"proc", "sysfs", "tmpfs", "devpts", "swap", "none", "nfs", "nfs4", "cifs"}
 )
+_ROOT_SUBVOLUMES: Final = ("@rootfs", "@", "root", "@/.snapshots/1/snapshot")
+"""Where Debian, Ubuntu, Fedora and SUSE keep `/` in a btrfs."""
 
 
-def survey(
-    run: Runner,
-    drive: Drive,
-    layout: FoundLayout,
-    where: Path = MOUNT_DIR,
-    partition: PartitionNode = node_of,
-) -> Survey:
-    """Return what the system on `drive` says about itself.
+def survey(run: Runner, found: FoundSystem, where: Path = MOUNT_DIR) -> Survey:
+    """Return what the system on the source disks says about itself.
 
     A filesystem that is not clean is not mounted: it is refused anyway.
     """
-    disk = Path(drive.path)
-    candidates = [part for part in layout.partitions if part.what in EXT and not part.unfit]
-    roots = []
-    for part in candidates:
-        device = [(partition(disk, part.number), "/")]
-        with mounted_system(run, where, device, SOURCE_OPTIONS) as tree:
-            if tree.exists("/etc/fstab") or identify_os(tree):
-                roots.append((part, tree.read_text("/etc/fstab") or ""))
+    candidates = {
+        one.on: one
+        for one in found.contents
+        if isinstance(one.content, Ext | Xfs | Btrfs | F2fs) and not one.unfit
+    }
+    roots = [(root, text) for one in candidates.values() for root, text in _roots(run, one, where)]
     if not roots:
         return Survey(notes=("no filesystem on the disk is the root of a system we know",))
     notes = []
     root, fstab = roots[0]
     if len(roots) > 1:
-        numbers = ", ".join(str(part.number) for part, _ in roots)
-        notes.append(f"partitions {numbers} each hold a system; that of {root.number} is taken")
-    found, strangers = parse_fstab(fstab, layout.partitions)
+        names = ", ".join(mount.node for mount, _ in roots)
+        notes.append(f"{names} each hold a system; that of {root.node} is taken")
+    mounts, strangers = parse_fstab(fstab, found)
     notes += [f"its fstab mounts {what}, which is not on this disk" for what in strangers]
-    mounts = {root.number: "/"} | {n: point for n, point in found.items() if n != root.number}
-    clean = {part.number for part in candidates}
+    mounts = [root, *(mount for mount in mounts if mount.where != "/")]
+    mounts.sort(key=lambda mount: mount.where)
     parts = [
-        (partition(disk, number), point)
-        for number, point in sorted(mounts.items(), key=lambda item: item[1])
-        if number in clean
+        _part(candidates[mount.node], mount.where, mount.subvolume)
+        for mount in mounts
+        if mount.node in candidates
     ]
-    numbers_of = [
-        number for number, _ in sorted(mounts.items(), key=lambda i: i[1]) if number in clean
-    ]
+    nodes = [mount for mount in mounts if mount.node in candidates]
     with mounted_system(run, where, parts, SOURCE_OPTIONS) as tree:
-        redacted, unfit = find_redactions(tree, _devices(tree, mounts, numbers_of))
+        redacted, unfit = find_redactions(tree, dict(_devices(tree, nodes)))
         identity = identify_os(tree)
     return Survey(
         os=identity,
-        root=root.number,
-        mounts=tuple(MountPoint(number=n, where=point) for n, point in sorted(mounts.items())),
+        root=root.node,
+        mounts=tuple(mounts),
         redacted=redacted,
         unfit=unfit,
         notes=tuple(notes),
     )
 
 
-def parse_fstab(
-    text: str, partitions: tuple[FoundPartition, ...]
-) -> tuple[dict[int, str], tuple[str, ...]]:
-    """Return partition number → mount point, and the mount points that need something else."""
-    found: dict[int, str] = {}
+def _roots(run: Runner, one: FoundContent, where: Path) -> Iterator[tuple[MountPoint, str]]:
+    """Yield where in one filesystem there is the root of a system, with the text of its fstab."""
+    subvolumes: tuple[str | None, ...] = (None,)
+    if isinstance(one.content, Btrfs):
+        with mounted_system(run, where, [_part(one, "/", "/")], SOURCE_OPTIONS) as tree:
+            subvolumes = tuple(
+                path for path in _ROOT_SUBVOLUMES if tree.is_directory(f"/{path}/etc")
+            ) or (None,)
+    for subvolume in subvolumes:
+        with mounted_system(run, where, [_part(one, "/", subvolume)], SOURCE_OPTIONS) as tree:
+            if tree.exists("/etc/fstab") or identify_os(tree):
+                mount = MountPoint(node=one.on, where="/", subvolume=subvolume)
+                yield mount, tree.read_text("/etc/fstab") or ""
+
+
+def _part(one: FoundContent, where: str, subvolume: str | None) -> Part:
+    assert one.content is not None
+    return Part(
+        device=Path(one.path),
+        where=where,
+        fstype=filesystems.kernel_name(one.content),
+        subvolume=subvolume,
+    )
+
+
+def parse_fstab(text: str, found: FoundSystem) -> tuple[list[MountPoint], tuple[str, ...]]:
+    """Return what is mounted of the source disks, and the mount points that need something else."""
+    mounts: list[MountPoint] = []
     strangers = []
     for line in text.splitlines():
         words = line.split("#")[0].split()
         if len(words) < 3 or not words[1].startswith("/"):
             continue
         spec, point, kind = words[:3]
-        options = words[3] if len(words) > 3 else ""
-        if kind in _PSEUDO or spec in _PSEUDO or "bind" in options.split(","):
+        options = (words[3] if len(words) > 3 else "").split(",")
+        if kind in _PSEUDO or spec in _PSEUDO or "bind" in options:
             continue
-        number = find_partition(spec, partitions)
-        if number is not None:
-            found.setdefault(number, _unescaped(point))
-        elif not {"nofail", "noauto"} & set(options.split(",")):
+        node = find_node(spec, found)
+        where = _unescaped(point)
+        named = [word.partition("=")[2] for word in options if word.startswith("subvol=")]
+        if node is not None:
+            subvolume = named[0].lstrip("/") or None if named else None
+            if where not in [mount.where for mount in mounts] and (
+                subvolume or node not in [mount.node for mount in mounts]
+            ):
+                mounts.append(MountPoint(node=node, where=where, subvolume=subvolume))
+        elif not {"nofail", "noauto"} & set(options):
             strangers.append(f"{spec} on {point}")
-    return found, tuple(strangers)
+    return mounts, tuple(strangers)
 
 
-def find_partition(spec: str, partitions: tuple[FoundPartition, ...]) -> int | None:
-    """Return the number of the partition that an fstab's first field means."""
+def find_node(spec: str, found: FoundSystem) -> str | None:
+    """Return the node that an fstab's first field means."""
     spec = spec.strip('"')
     for prefix, by in (
         ("/dev/disk/by-uuid/", "UUID="),
@@ -109,29 +132,57 @@ def find_partition(spec: str, partitions: tuple[FoundPartition, ...]) -> int | N
         spec = spec.replace(prefix, by)
     tag, _, value = spec.partition("=")
     value = value.strip('"')
-    for part in partitions:
+    if not value:
+        return _by_path(spec, found)
+    for one in found.contents:
+        node = found.node(one.on)
+        part = node if isinstance(node, Partition) else None
         is_it = {
-            "UUID": bool(value) and (part.content_uuid or "").lower() == value.lower(),
-            "LABEL": bool(value) and part.label == value,
-            "PARTUUID": part.uuid.lower() == value.lower(),
-            "PARTLABEL": bool(value) and part.name == value,
+            "UUID": (getattr(one.content, "uuid", None) or "").lower() == value.lower(),
+            "LABEL": getattr(one.content, "label", None) == value,
+            "PARTUUID": part is not None and part.uuid.lower() == value.lower(),
+            "PARTLABEL": part is not None and part.name == value,
         }.get(tag, False)
         if is_it:
-            return part.number
-    # the name of the first disk of its kind: the one that we look at, as far as can be told
-    if (named := re.fullmatch(r"/dev/(?:[shv]da|xvda|nvme0n1p|mmcblk0p)(\d+)", spec)) and any(
-        part.number == int(named[1]) for part in partitions
-    ):
-        return int(named[1])
+            return one.on
     return None
 
 
+def _by_path(spec: str, found: FoundSystem) -> str | None:
+    holders = {one.on for one in found.contents}
+    for node in found.nodes:
+        if node.id in holders and spec in _names(node, found):
+            return node.id
+    # the name of the first disk of its kind: the one that we look at, as far as can be told
+    if named := re.fullmatch(r"/dev/(?:[shv]da|xvda|nvme0n1p|mmcblk0p)(\d+)", spec):
+        wanted = f"{found.disks[0].id}p{named[1]}"
+        return wanted if wanted in holders else None
+    return None
+
+
+def _names(node: Node, found: FoundSystem) -> tuple[str, ...]:
+    """Return the device names that the captured system has for an array, LUKS or volume."""
+    match node:
+        case LogicalVolume(name=name, on=on):
+            group = found.node(on)
+            assert isinstance(group, VolumeGroup)
+            joined = f"{group.name.replace('-', '--')}-{name.replace('-', '--')}"
+            return (f"/dev/{group.name}/{name}", f"/dev/mapper/{joined}")
+        case Luks(name=str() as name):
+            return (f"/dev/mapper/{name}",)
+        case Partition() | VolumeGroup() | Luks():
+            return ()
+        case _:
+            name = getattr(node, "name", "").rpartition(":")[2]
+            return (f"/dev/md/{name}", f"/dev/md{name}") if name else ()
+
+
 def find_redactions(
-    tree: RootedTree, devices: dict[int, int]
+    tree: RootedTree, devices: Mapping[int, str]
 ) -> tuple[tuple[RedactedFile, ...], tuple[str, ...]]:
     """Return the files to leave out with the place of their bytes, and those that have none.
 
-    `devices` maps st_dev to the partition's number.
+    `devices` maps st_dev to the node that holds the filesystem.
     """
     files, unfit = [], []
     for path in redaction_paths(tree):
@@ -148,7 +199,7 @@ def find_redactions(
         if runs and found.st_dev in devices:
             files.append(
                 RedactedFile(
-                    number=devices[found.st_dev],
+                    on=devices[found.st_dev],
                     path=path,
                     size_bytes=found.st_size,
                     runs=tuple((run.offset, run.size) for run in runs),
@@ -157,18 +208,12 @@ def find_redactions(
     return tuple(files), tuple(unfit)
 
 
-def _devices(tree: RootedTree, mounts: dict[int, str], numbers: list[int]) -> dict[int, int]:
-    return dict(_device_pairs(tree, mounts, numbers))
-
-
-def _device_pairs(
-    tree: RootedTree, mounts: dict[int, str], numbers: list[int]
-) -> Iterator[tuple[int, int]]:
+def _devices(tree: RootedTree, mounts: list[MountPoint]) -> Iterator[tuple[int, str]]:
     with ExitStack() as stack:
-        for number in numbers:
-            if tree.is_directory(mounts[number]):
-                handle = stack.enter_context(tree.directory(mounts[number]))
-                yield handle.stat().st_dev, number
+        for mount in mounts:
+            if tree.is_directory(mount.where):
+                handle = stack.enter_context(tree.directory(mount.where))
+                yield handle.stat().st_dev, mount.node
 
 
 def _unescaped(point: str) -> str:

@@ -4,6 +4,10 @@ A node names what it stands on by id. The same graph says what a source was (in 
 a target is to become (in a plan).
 """
 
+from typing import Annotated
+
+import msgspec
+
 from agent.model.nodes import Bytes, Disk, Guid, Node, NodeId, Partition
 from agent.model.wire import Value
 
@@ -25,6 +29,13 @@ class Xfs(Value, frozen=True, kw_only=True, tag="xfs", tag_field="kind"):
     block_bytes: Bytes
 
 
+class Subvolume(Value, frozen=True, kw_only=True):
+    """A subvolume that the captured system mounts by its fstab."""
+
+    path: Annotated[str, msgspec.Meta(pattern=r"^[^\x00-\x1f,\\]{1,255}$(?!\n)")]
+    mount: str
+
+
 class Btrfs(Value, frozen=True, kw_only=True, tag="btrfs", tag_field="kind"):
     """A btrfs on one device, by used blocks; subvolumes come along as they are."""
 
@@ -33,6 +44,7 @@ class Btrfs(Value, frozen=True, kw_only=True, tag="btrfs", tag_field="kind"):
     block_bytes: Bytes
     """The size of its sectors."""
     features: tuple[str, ...] = ()
+    subvolumes: tuple[Subvolume, ...] = ()
 
 
 class F2fs(Value, frozen=True, kw_only=True, tag="f2fs", tag_field="kind"):

@@ -1,7 +1,6 @@
-"""The deploy decision: which steps put a template on a disk, or every reason why not. Pure."""
+"""The deploy decision: which steps put a template on disks, or every reason why not. Pure."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from agent.errors import PlanRefused
@@ -9,155 +8,115 @@ from agent.model.inventory import Drive, Inventory
 from agent.model.job import DeploySpec, Verify
 from agent.model.layout import (
     BootCode,
+    Btrfs,
     Ext,
+    F2fs,
+    Layout,
+    MbrGap,
     Raw,
     Swap,
     Vfat,
     Volume,
+    Xfs,
 )
 from agent.model.nodes import (
     ESP_TYPE,
-    PENDING_TYPE,
+    Array,
     Disk,
+    LogicalVolume,
+    Luks,
+    MdLevel,
+    MdMetadata,
     Partition,
+    VolumeGroup,
 )
-from agent.model.plan import (
+from agent.model.plan import Plan, PlannedDisk, Target
+from agent.model.steps import (
+    Checked,
     CheckFilesystems,
+    CloseDevices,
     Commit,
+    CommittedDisk,
     ConfigureSystem,
     DeployStep,
     EfiEntry,
     EraseSignatures,
     GrowVolume,
+    MakeArray,
+    MakeGroup,
+    MakeLogical,
+    MakeLuks,
     MakeSwap,
     MountPoint,
-    Plan,
-    PlannedPartition,
-    PlannedTable,
+    Place,
     RestoreVolume,
     Run,
-    Target,
     VerifyVolume,
     WithheldHead,
     WritePendingTable,
 )
+from agent.model.table import PlannedPartition, PlannedTable
 from agent.model.template import Firmware, TemplateConfig
 from agent.planning.damage import damage_lines
-from agent.planning.free_space import ALIGNMENT, both_ends, grown_end
+from agent.planning.free_space import both_ends
 from agent.planning.refusals import duplicates, objections, valuables
-from agent.units import Extent, KiB, MiB, align_up, format_bytes
+from agent.planning.same_shape import can_grow, growing_volume, nodes_below, same_shape
+from agent.planning.tables import pending
+from agent.units import Extent, KiB, MiB
 
 HEAD_BYTES: Final = 64 * KiB
 """What is withheld of a FAT volume until the commit: its boot sector, BPB and backup."""
 EDGE_BYTES: Final = 8 * MiB
 """How much is erased at each end: LUKS2 keeps a second header at 4 MiB, nothing lies deeper."""
+_FIRMWARE_BLIND: Final = (MdMetadata.V0_90, MdMetadata.V1_0)
+"""With its superblock behind the data, a mirror's leg looks like the filesystem itself."""
 
 
 def plan_deploy(
     inventory: Inventory,
     template: TemplateConfig,
     spec: DeploySpec,
-    drive: Drive,
+    drives: Mapping[str, Drive],
     job: str = "j-000000000000",
 ) -> Plan:
-    """Decide each step that puts `template` on `drive`; touch nothing.
+    """Decide each step that puts `template` on `drives`, by disk of its layout; touch nothing.
 
-    What makes the disk boot is written last: a deployment cut short leaves one that cannot.
+    What makes the disks boot is written last: a deployment cut short leaves none that can.
     Raises PlanRefused with every objection at once, so one visit settles them all.
     """
-    if reasons := tuple(objections(inventory, template, spec, drive)):
+    if reasons := tuple(objections(inventory, template, spec, drives)):
         raise PlanRefused(reasons)
-    source = template.layout.disks[0]
-    parts = _arranged(template, source, drive, spec.grow)
-    table = _table(source, [placed.part for placed in parts])
+    shape = same_shape(template.layout, drives, spec.grow)
+    disks = tuple(
+        PlannedDisk(
+            id=disk.id, target=Target.of(drives[disk.id]), table=table_of(shape.layout, disk)
+        )
+        for disk in shape.layout.disks
+    )
     return Plan(
         template=spec.template,
         job=job,
         firmware=Firmware(inventory.firmware),
-        target=Target.of(drive),
-        table=table,
-        steps=tuple(_steps(inventory, template, spec, parts, table, job, drive)),
-        consented=tuple(f"{f.what} on {f.path}" for f in valuables(drive))
-        + duplicates(inventory, template, drive),
-        notes=(*_damage(template), *_notes(parts, spec.grow, drive)),
+        layout=shape.layout,
+        disks=disks,
+        steps=tuple(_steps(inventory, template, spec, shape.layout, disks, job)),
+        consented=tuple(
+            f"{found.what} on {found.path}"
+            for drive in drives.values()
+            for found in valuables(drive)
+        )
+        + duplicates(inventory, template, drives),
+        notes=(*_damage(template), *shape.notes, *_degraded(shape.layout)),
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Placed:
-    """A partition at its place on the target, with what it holds."""
-
-    part: Partition
-    was: Extent
-    volume: Volume | None
-
-
-def _arranged(
-    template: TemplateConfig, source: Disk, drive: Drive, grow: str | None
-) -> list[_Placed]:
-    """Return the partitions in disk order, moved and grown as `grow` asks.
-
-    Swap behind the grown partition moves to the end of the disk: it holds no data, and its UUID
-    stays. Nothing else moves: boot code knows some partitions by their place.
-    """
-    by_node = {volume.on: volume for volume in template.layout.volumes}
-    placed = [
-        _Placed(part, part.extent, by_node.get(part.id))
-        for part in template.layout.partitions(source.id)
-    ]
-    at = _grown_index(placed, grow)
-    if at is None or _blocker(placed, at):
-        return placed
-    behind = sum(align_up(p.part.size_bytes, ALIGNMENT) for p in placed[at + 1 :])
-    end = grown_end(drive.size_bytes, drive.sector_bytes, behind)
-    if end <= placed[at].part.extent.end:
-        return placed
-    grown = _resized(placed[at], placed[at].part.offset_bytes, end - placed[at].part.offset_bytes)
-    moved = []
-    for other in placed[at + 1 :]:
-        moved.append(_resized(other, end, other.part.size_bytes))
-        end += align_up(other.part.size_bytes, ALIGNMENT)
-    return [*placed[:at], grown, *moved]
-
-
-def _grown_index(placed: list[_Placed], grow: str | None) -> int | None:
-    if grow is None:
+def table_of(layout: Layout, disk: Disk) -> PlannedTable | None:
+    """Return the partition table that `layout` gives `disk`, None if it has none."""
+    if disk.table is None:
         return None
-    for index, one in enumerate(placed):
-        if one.volume and one.volume.mount == grow and isinstance(one.volume.content, Ext):
-            return index
-    return None
-
-
-def _blocker(placed: list[_Placed], at: int) -> _Placed | None:
-    """Return the first partition behind `at` that cannot make room."""
-    for other in placed[at + 1 :]:
-        if other.volume is None or not isinstance(other.volume.content, Swap):
-            return other
-    return None
-
-
-def _resized(placed: _Placed, offset: int, size: int) -> _Placed:
-    old = placed.part
-    part = Partition(
-        id=old.id,
-        on=old.on,
-        number=old.number,
-        offset_bytes=offset,
-        size_bytes=size,
-        type=old.type,
-        uuid=old.uuid,
-        name=old.name,
-        attributes=old.attributes,
-    )
-    return _Placed(part, placed.was, placed.volume)
-
-
-def _table(source: Disk, parts: list[Partition]) -> PlannedTable:
-    assert source.table is not None  # else refused
     return PlannedTable(
-        uuid=source.table.uuid,
-        sector_bytes=source.sector_bytes,
+        table=disk.table,
+        sector_bytes=disk.sector_bytes,
         partitions=tuple(
             PlannedPartition(
                 number=part.number,
@@ -168,126 +127,225 @@ def _table(source: Disk, parts: list[Partition]) -> PlannedTable:
                 name=part.name,
                 attributes=part.attributes,
             )
-            for part in sorted(parts, key=lambda part: part.number)
+            for part in sorted(layout.partitions(disk.id), key=lambda part: part.number)
         ),
     )
 
 
-def pending(table: PlannedTable, job: str) -> PlannedTable:
-    """Return `table` with every partition of the pending type, without a word that boots."""
-    return PlannedTable(
-        uuid=table.uuid,
-        sector_bytes=table.sector_bytes,
-        partitions=tuple(
-            PlannedPartition(
-                number=part.number,
-                offset_bytes=part.offset_bytes,
-                size_bytes=part.size_bytes,
-                type=PENDING_TYPE,
-                uuid=part.uuid,
-                name=f"pending:{job}",
-            )
-            for part in table.partitions
-        ),
-    )
+def place_of(layout: Layout, volume: Volume) -> Place:
+    """Return where `volume` is written: through its disk where a partition carries it."""
+    match layout.node(volume.on):
+        case Partition(on=disk, offset_bytes=offset):
+            return Place(node=disk, offset_bytes=offset)
+        case Disk(id=disk, sector_bytes=sector) if isinstance(volume.content, MbrGap):
+            return Place(node=disk, offset_bytes=sector)
+        case node:
+            return Place(node=node.id)
+
+
+def size_of(layout: Layout, node_id: str) -> int:
+    """Return how many bytes a node offers to what stands on it."""
+    node = layout.node(node_id)
+    if isinstance(node, VolumeGroup):
+        return sum(one.size_bytes for one in node.physical)
+    return node.size_bytes
 
 
 def _steps(
     inventory: Inventory,
     template: TemplateConfig,
     spec: DeploySpec,
-    placed: list[_Placed],
-    table: PlannedTable,
+    layout: Layout,
+    disks: tuple[PlannedDisk, ...],
     job: str,
-    drive: Drive,
 ) -> Iterator[DeployStep]:
-    whole = Extent(0, drive.size_bytes)
-    edges = [*both_ends(whole, EDGE_BYTES)]
-    for one in placed:
-        edges += both_ends(one.part.extent, EDGE_BYTES)
-    yield EraseSignatures(runs=_merged(edges))
-    yield WritePendingTable(table=pending(table, job))
+    for disk in disks:
+        yield EraseSignatures(disk=disk.id, runs=_edges(layout, disk))
+    for disk in disks:
+        if disk.table:
+            yield WritePendingTable(disk=disk.id, table=pending(disk.table, job))
+    yield from making(layout)
 
-    data = [(p, p.volume) for p in placed if p.volume and not isinstance(p.volume.content, Swap)]
-    for one, volume in data:
+    data = [v for v in layout.volumes if not isinstance(v.content, Swap | BootCode)]
+    for volume in data:
         yield RestoreVolume(
             volume=volume.id,
-            offset_bytes=one.part.offset_bytes,
+            place=place_of(layout, volume),
             size_bytes=volume.size_bytes,
             used_bytes=volume.used_bytes,
-            what=_name(volume),
-            withhold=_withheld(one),
+            what=name_of(volume),
+            withhold=withheld(layout, volume),
         )
-    for one in placed:
-        if one.volume and isinstance(one.volume.content, Swap):
-            swap = one.volume.content
+    for volume in layout.volumes:
+        if isinstance(volume.content, Swap):
             yield MakeSwap(
-                number=one.part.number,
-                uuid=swap.uuid,
-                label=swap.label,
-                page_bytes=swap.page_bytes,
-                size_bytes=one.part.size_bytes,
+                node=volume.on,
+                uuid=volume.content.uuid,
+                label=volume.content.label,
+                page_bytes=volume.content.page_bytes,
+                size_bytes=size_of(layout, volume.on),
             )
     if spec.verify is not Verify.NONE:
-        for one, volume in data:
+        for volume in data:
             yield VerifyVolume(
                 volume=volume.id,
-                offset_bytes=one.part.offset_bytes,
+                place=place_of(layout, volume),
                 mode=spec.verify,
-                what=_name(volume),
-                withheld=_withheld(one),
+                what=name_of(volume),
+                withheld=withheld(layout, volume),
             )
-    for one, volume in data:
-        if one.part.size_bytes != one.was.size:
-            yield GrowVolume(
-                number=one.part.number,
-                what=_name(volume),
-                from_bytes=one.was.size,
-                to_bytes=one.part.size_bytes,
-            )
-    ext = [(one, volume) for one, volume in data if isinstance(volume.content, Ext)]
-    mounts = sorted((v.mount, one.part.number) for one, v in ext if v.mount)
-    if mounts and mounts[0][0] == "/":
+    yield from _growing(template.layout, layout, spec.grow)
+    yield from finishing(inventory, template, spec, layout)
+    yield Commit(disks=tuple(committed(layout, disk) for disk in disks))
+
+
+def _edges(layout: Layout, disk: PlannedDisk) -> tuple[Run, ...]:
+    edges = [*both_ends(Extent(0, disk.target.size_bytes), EDGE_BYTES)]
+    for part in layout.partitions(disk.id):
+        edges += both_ends(part.extent, EDGE_BYTES)
+    return _merged(edges)
+
+
+def making(layout: Layout) -> Iterator[DeployStep]:
+    """Yield the steps that make what lies between the partitions and the volumes."""
+    for node in layout.nodes:
+        match node:
+            case Array():
+                yield MakeArray(array=node)
+            case Luks():
+                yield MakeLuks(luks=node)
+            case VolumeGroup():
+                yield MakeGroup(group=node)
+            case LogicalVolume(on=on, pool=pool):
+                group = layout.node(on)
+                below = layout.node(pool) if pool else None
+                assert isinstance(group, VolumeGroup)
+                assert below is None or isinstance(below, LogicalVolume)
+                yield MakeLogical(group=group, lv=node, pool=below)
+            case _:
+                pass
+
+
+def _growing(was: Layout, layout: Layout, grow: str | None) -> Iterator[GrowVolume]:
+    volume = growing_volume(layout, grow)
+    if volume is None:
+        return
+    before, after = size_of(was, volume.on), size_of(layout, volume.on)
+    on_path = nodes_below(layout, volume.on)
+    if after > before or any(isinstance(layout.node(on), Array) for on in on_path):
+        yield GrowVolume(
+            node=volume.on,
+            content=volume.content,
+            what=name_of(volume),
+            from_bytes=volume.size_bytes,
+            to_bytes=after,
+        )
+
+
+def finishing(
+    inventory: Inventory, template: TemplateConfig, spec: DeploySpec, layout: Layout
+) -> Iterator[DeployStep]:
+    """Yield what comes between the data and the commit: identity, checks, boot entries."""
+    mounts = system_mounts(layout)
+    if mounts and mounts[0].where == "/":
         yield ConfigureSystem(
-            mounts=tuple(MountPoint(number=number, where=where) for where, number in mounts),
+            mounts=mounts,
             identity=spec.identity,
             network=spec.network,
             stack=template.os.network_stack if template.os else None,
             boot_nic=next((nic.mac for nic in inventory.nics if nic.boot), None),
         )
-    if ext:
-        yield CheckFilesystems(numbers=tuple(one.part.number for one, _ in ext))
-    esp = [(one, volume) for one, volume in data if one.part.type == ESP_TYPE]
-    if esp and inventory.firmware == Firmware.UEFI:
-        yield EfiEntry(
-            volume=esp[0][1].id,
-            number=esp[0][0].part.number,
-            partition_uuid=esp[0][0].part.uuid,
-            label=template.os.id if template.os else template.name[:64],
-        )
-    code = [v for v in template.layout.volumes if isinstance(v.content, BootCode)]
-    yield Commit(
-        table=table,
-        heads=tuple(
-            WithheldHead(volume=volume.id, offset_bytes=one.part.offset_bytes)
-            for one, volume in data
-            if _withheld(one)
-        ),
-        boot_code=code[0].id if code else None,
+    checked = tuple(
+        Checked(node=volume.on, content=volume.content)
+        for volume in layout.volumes
+        if can_grow(volume.content) and not withheld(layout, volume)
     )
+    if checked:
+        yield CheckFilesystems(checked=checked)
+    if inventory.firmware == Firmware.UEFI:
+        yield from _entries(template, layout)
+    above = [n.id for n in layout.nodes if isinstance(n, Array | Luks | VolumeGroup)]
+    if above:
+        yield CloseDevices(nodes=tuple(reversed(above)))
 
 
-def _withheld(placed: _Placed) -> tuple[Run, ...]:
-    """Return what must not be on the disk before the commit.
+def system_mounts(layout: Layout) -> tuple[MountPoint, ...]:
+    """Return where the system mounts what has Unix files, `/` first."""
+    found = []
+    for volume in layout.volumes:
+        if not isinstance(volume.content, Ext | Xfs | Btrfs | F2fs):
+            continue
+        if volume.mount:
+            found.append(MountPoint(node=volume.on, where=volume.mount))
+        if isinstance(volume.content, Btrfs):
+            found += [
+                MountPoint(node=volume.on, where=one.mount, subvolume=one.path)
+                for one in volume.content.subvolumes
+            ]
+    return tuple(sorted(found, key=lambda mount: mount.where))
 
-    A firmware reads any FAT that it finds, whatever the type of its partition.
+
+def _entries(template: TemplateConfig, layout: Layout) -> Iterator[EfiEntry]:
+    label = template.os.id if template.os else template.name[:64]
+    legs = [
+        (volume.id, leg)
+        for volume in layout.volumes
+        if isinstance(volume.content, Vfat)
+        for leg in legs_of(layout, volume.on)
+        if leg.type in (ESP_TYPE, "ef")
+    ]
+    for number, (volume_id, leg) in enumerate(legs):
+        name = label if number == 0 else f"{label} ({leg.on})"
+        yield EfiEntry(volume=volume_id, partition=leg.id, label=name)
+
+
+def legs_of(layout: Layout, node_id: str) -> tuple[Partition, ...]:
+    """Return the partitions that show the data on `node_id` as they are: itself, or a mirror's."""
+    match layout.node(node_id):
+        case Partition() as part:
+            return (part,)
+        case Array(level=MdLevel.RAID1, metadata=metadata) as array if metadata in _FIRMWARE_BLIND:
+            nodes = [layout.node(member) for member in array.members if member]
+            return tuple(node for node in nodes if isinstance(node, Partition))
+        case _:
+            return ()
+
+
+def withheld(layout: Layout, volume: Volume) -> tuple[Run, ...]:
+    """Return what must not be on the disk before the commit, in bytes of the volume.
+
+    A firmware reads any FAT that it finds, whatever the type of its partition; and a filesystem
+    on a bare disk has the disk's first sector for its own.
     """
-    assert placed.volume is not None
-    fat = isinstance(placed.volume.content, Vfat)
-    unknown = isinstance(placed.volume.content, Raw) and placed.part.type == ESP_TYPE
+    match layout.node(volume.on):
+        case Disk(sector_bytes=sector) if not isinstance(volume.content, BootCode | MbrGap):
+            return ((0, min(max(sector, 4 * KiB), volume.size_bytes)),)
+        case _:
+            pass
+    legs = legs_of(layout, volume.on)
+    fat = isinstance(volume.content, Vfat) and bool(legs)
+    unknown = isinstance(volume.content, Raw) and any(leg.type in (ESP_TYPE, "ef") for leg in legs)
     if fat or unknown:
-        return ((0, min(HEAD_BYTES, placed.volume.size_bytes)),)
+        return ((0, min(HEAD_BYTES, volume.size_bytes)),)
     return ()
+
+
+def committed(layout: Layout, disk: PlannedDisk) -> CommittedDisk:
+    """Return what is written last on one disk."""
+    heads = []
+    code = None
+    for volume in layout.volumes:
+        if volume.on == disk.id and isinstance(volume.content, BootCode):
+            code = volume.id
+        elif withheld(layout, volume):
+            if volume.on == disk.id:
+                heads.append(WithheldHead(volume=volume.id, offset_bytes=0))
+            heads += [
+                WithheldHead(volume=volume.id, offset_bytes=leg.offset_bytes)
+                for leg in legs_of(layout, volume.on)
+                if leg.on == disk.id
+            ]
+    return CommittedDisk(disk=disk.id, table=disk.table, heads=tuple(heads), boot_code=code)
 
 
 def _damage(template: TemplateConfig) -> Iterator[str]:
@@ -295,24 +353,16 @@ def _damage(template: TemplateConfig) -> Iterator[str]:
         yield f"the template is damaged, by consent: {line}"
 
 
-def _notes(placed: list[_Placed], grow: str | None, drive: Drive) -> Iterator[str]:
-    if grow is None:
-        return
-    at = _grown_index(placed, grow)
-    if at is None:
-        yield f"the template does not say what its system mounts at {grow}: nothing grows"
-    elif (blocker := _blocker(placed, at)) and (
-        grown_end(drive.size_bytes, drive.sector_bytes) > placed[-1].part.extent.end
-    ):
-        rest = drive.size_bytes - placed[-1].part.extent.end
-        what = _name(blocker.volume) if blocker.volume else "unknown data"
-        yield (
-            f"{grow} does not grow: partition {blocker.part.number} ({what}) lies behind it and "
-            f"cannot move; {format_bytes(rest)} at the end of the disk stay free"
-        )
+def _degraded(layout: Layout) -> Iterator[str]:
+    for node in layout.nodes:
+        if isinstance(node, Array) and None in node.members:
+            yield (
+                f"{node.id} ({node.level}) was degraded when it was captured and is made so "
+                f"again: add a disk with mdadm --add"
+            )
 
 
-def _name(volume: Volume) -> str:
+def name_of(volume: Volume) -> str:
     return volume.mount or volume.id
 
 

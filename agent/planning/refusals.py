@@ -1,23 +1,19 @@
 """Why a template may not go onto a disk: every reason, each as one sentence for a person. Pure."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from agent.errors import AgentError, Refused
 from agent.model.inventory import Drive, Found, Inventory
 from agent.model.job import DeploySpec
-from agent.model.layout import (
-    BootCode,
-    Ext,
-    Swap,
-    Volume,
-    Xfs,
-)
-from agent.model.nodes import PENDING_TYPE, Disk, Partition
+from agent.model.layout import BootCode, MbrGap, Raw, Vfat
+from agent.model.nodes import Array, Disk, Gpt, Luks
 from agent.model.template import FORMAT_VERSION, TemplateConfig
 from agent.network import intended_network, missing_cards, render_network
 from agent.planning.damage import DAMAGE_CONSENT, damage_lines
-from agent.planning.free_space import overlaps, usable
+from agent.planning.free_space import usable
+from agent.planning.same_shape import can_grow, mount_points
+from agent.planning.soundness import about_layout
 from agent.units import align_up, format_bytes
 
 VALUABLE_USAGES: Final = frozenset({"raid", "crypto"})
@@ -47,14 +43,23 @@ _KIND_WORDS: Final = {"bios": "BIOS", "uefi": "UEFI"}
 
 
 def objections(
-    inventory: Inventory, template: TemplateConfig, spec: DeploySpec, drive: Drive
+    inventory: Inventory,
+    template: TemplateConfig,
+    spec: DeploySpec,
+    drives: Mapping[str, Drive],
 ) -> Iterator[str]:
-    """Yield every reason not to begin, so that one visit settles them all."""
+    """Yield every reason not to begin, so that one visit settles them all.
+
+    `drives` has one for each disk of the template's layout.
+    """
     yield from _about_template(template, spec)
+    yield from about_layout(template.name, template.layout)
     yield from _about_machine(inventory, template)
-    yield from _about_disk(drive)
-    yield from _about_contents(inventory, template, spec, drive)
-    yield from _about_fit(template, drive)
+    yield from _about_drives(template, drives)
+    for drive in drives.values():
+        yield from _about_disk(drive)
+        yield from _about_contents(spec, drive)
+    yield from _about_twins(inventory, template, spec, drives)
     yield from _about_network(inventory, template, spec)
 
 
@@ -67,17 +72,20 @@ def valuables(drive: Drive) -> tuple[Found, ...]:
     )
 
 
-def duplicates(inventory: Inventory, template: TemplateConfig, drive: Drive) -> tuple[str, ...]:
+def duplicates(
+    inventory: Inventory, template: TemplateConfig, drives: Mapping[str, Drive]
+) -> tuple[str, ...]:
     """Return what other disks of the machine hold under a UUID that the template brings too."""
+    ours = {drive.path for drive in drives.values()}
     uuids = {
         volume.content.uuid.lower()
         for volume in template.layout.volumes
-        if isinstance(volume.content, Ext | Xfs | Swap) and volume.content.uuid
-    }
+        if not isinstance(volume.content, Raw | BootCode | MbrGap | Vfat) and volume.content.uuid
+    } | {node.uuid.lower() for node in template.layout.nodes if isinstance(node, Array | Luks)}
     return tuple(
         f"{found.what} {found.uuid} on {found.path}"
         for other in inventory.disks
-        if other.path != drive.path
+        if other.path not in ours
         for found in other.contents
         if found.uuid and found.uuid.lower() in uuids
     )
@@ -91,83 +99,23 @@ def _about_template(template: TemplateConfig, spec: DeploySpec) -> Iterator[str]
             f"{name} has template format {template.format}, this agent reads "
             f"1 to {FORMAT_VERSION}: boot a newer image"
         )
-    if len(layout.disks) != 1:
-        yield f"{name} has {len(layout.disks)} disks, one can be deployed"
-        return
-    disk = layout.disks[0]
-    if disk.table is None:
-        yield f"{name} has no partition table, a GPT is needed"
-    parts = layout.partitions(disk.id)
-    if not parts:
-        yield f"{name} has no partitions"
-    yield from _about_partitions(name, disk, parts)
-    for volume in layout.volumes:
-        yield from _about_volume(name, layout.node(volume.on), volume)
-    carriers = [volume.on for volume in layout.volumes]
-    if len(set(carriers)) != len(carriers):
-        yield f"{name} has two volumes on one partition"
-    mounts = [volume.mount for volume in layout.volumes if volume.mount]
-    for mount in mounts:
-        if not _is_mount_point(mount):
-            yield f"{name} has a mount point that is none: {mount!r}"
-    if len(set(mounts)) != len(mounts):
-        yield f"{name} has two volumes for one mount point"
     if DAMAGE_CONSENT not in spec.consent:
         for line in damage_lines(template.holes):
             yield f"{name} is damaged: {line} (consent {DAMAGE_CONSENT})"
     wanted = [spec.identity.hostname, spec.identity.authorized_keys, spec.network]
     if any(wanted) and not any(
-        volume.mount == "/" and isinstance(volume.content, Ext) for volume in layout.volumes
+        "/" in mount_points(volume) and can_grow(volume.content) for volume in layout.volumes
     ):
         yield (
             f"{name} has no root filesystem that we can write, "
             "so hostname, keys and network cannot be set"
         )
     if spec.grow is not None and spec.grow != "/":
-        found = [volume for volume in layout.volumes if volume.mount == spec.grow]
+        found = [volume for volume in layout.volumes if spec.grow in mount_points(volume)]
         if not found:
             yield f"{spec.grow} cannot grow: {name} mounts nothing there"
-        elif not isinstance(found[0].content, Ext):
-            yield f"{spec.grow} cannot grow: it is not an ext filesystem"
-
-
-def _is_mount_point(text: str) -> bool:
-    words = text.split("/")[1:]
-    lawful = all(word not in ("", ".", "..") for word in words) or text == "/"
-    return text.startswith("/") and text.isprintable() and lawful
-
-
-def _about_partitions(name: str, disk: Disk, parts: tuple[Partition, ...]) -> Iterator[str]:
-    numbers = [part.number for part in parts]
-    if len(set(numbers)) != len(numbers):
-        yield f"{name} has two partitions of one number"
-    uuids = [part.uuid for part in parts]
-    if len(set(uuids)) != len(uuids):
-        yield f"{name} has two partitions of one UUID"
-    for one, other in overlaps(part.extent for part in parts):
-        yield f"{name}: the partitions at {one.offset} and {other.offset} overlap"
-    for part in parts:
-        if part.offset_bytes % disk.sector_bytes or part.size_bytes % disk.sector_bytes:
-            yield f"{name}: partition {part.number} is not made of whole sectors"
-        if part.offset_bytes < 2 * disk.sector_bytes + 128 * 128:
-            yield f"{name}: partition {part.number} begins inside the partition table"
-        if part.type == PENDING_TYPE:
-            yield f"{name}: partition {part.number} is that of a half-done deployment"
-        if not part.name.isprintable():
-            yield f"{name}: the name of partition {part.number} has control characters"
-
-
-def _about_volume(name: str, node: Disk | Partition, volume: Volume) -> Iterator[str]:
-    if isinstance(volume.content, BootCode):
-        if not isinstance(node, Disk):
-            yield f"{name}: boot code {volume.id} is not on the disk itself"
-    elif not isinstance(node, Partition):
-        yield f"{name}: volume {volume.id} is not on a partition"
-    elif volume.size_bytes > node.size_bytes:
-        yield (
-            f"{name}: volume {volume.id} has {volume.size_bytes} bytes, "
-            f"its partition {node.size_bytes}"
-        )
+        elif not can_grow(found[0].content):
+            yield f"{spec.grow} cannot grow: its filesystem is of a kind that does not"
 
 
 def _about_machine(inventory: Inventory, template: TemplateConfig) -> Iterator[str]:
@@ -191,9 +139,7 @@ def _about_disk(drive: Drive) -> Iterator[str]:
         yield f"{drive.path} is in use by {', '.join(drive.users)}"
 
 
-def _about_contents(
-    inventory: Inventory, template: TemplateConfig, spec: DeploySpec, drive: Drive
-) -> Iterator[str]:
+def _about_contents(spec: DeploySpec, drive: Drive) -> Iterator[str]:
     for found in valuables(drive):
         if found.what not in spec.consent:
             label = f" {found.label!r}" if found.label else ""
@@ -201,18 +147,32 @@ def _about_contents(
                 f"{found.path} holds {found.what}{label}: it is destroyed only with the "
                 f"consent {found.what}"
             )
+
+
+def _about_twins(
+    inventory: Inventory,
+    template: TemplateConfig,
+    spec: DeploySpec,
+    drives: Mapping[str, Drive],
+) -> Iterator[str]:
     if DUPLICATE_CONSENT not in spec.consent:
-        for twin in duplicates(inventory, template, drive):
+        for twin in duplicates(inventory, template, drives):
             yield (
                 f"another disk already holds {twin}, which {template.name} brings too: which of "
                 f"them boots would be chance (wipe that disk, or consent {DUPLICATE_CONSENT})"
             )
 
 
-def _about_fit(template: TemplateConfig, drive: Drive) -> Iterator[str]:
-    if len(template.layout.disks) != 1:
-        return
-    disk = template.layout.disks[0]
+def _about_drives(template: TemplateConfig, drives: Mapping[str, Drive]) -> Iterator[str]:
+    for disk in template.layout.disks:
+        drive = drives.get(disk.id)
+        if drive is None:
+            yield f"no disk was chosen for {disk.id} of {template.name}"
+        else:
+            yield from _about_fit(template, disk, drive)
+
+
+def _about_fit(template: TemplateConfig, disk: Disk, drive: Drive) -> Iterator[str]:
     if disk.sector_bytes != drive.sector_bytes:
         yield (
             f"{template.name} was captured from sectors of {disk.sector_bytes} bytes, "
@@ -220,15 +180,20 @@ def _about_fit(template: TemplateConfig, drive: Drive) -> Iterator[str]:
         )
     parts = template.layout.partitions(disk.id)
     if not parts:
+        if drive.size_bytes < disk.size_bytes:
+            yield (
+                f"{disk.id} of {template.name} is used whole, without a table, and has "
+                f"{_exact(disk.size_bytes)}; {drive.path} has {_exact(drive.size_bytes)}"
+            )
         return
     last = max(parts, key=lambda part: part.extent.end)
-    needs = needs_bytes(last.extent.end, disk.sector_bytes)
+    needs = needs_bytes(last.extent.end, disk)
     if needs > drive.size_bytes:
         least = sum(volume.minimum_bytes for volume in template.layout.volumes)
         yield (
             f"{template.name} needs {_exact(needs)} (partition {last.number} ends at "
             f"{_exact(last.extent.end)}), {drive.path} has {_exact(drive.size_bytes)}; "
-            f"its volumes could shrink to {format_bytes(least)}, but this release does not shrink"
+            f"its volumes could shrink to {format_bytes(least)}, but not in the same layout"
         )
 
 
@@ -251,10 +216,12 @@ def _about_network(
         yield str(error)
 
 
-def needs_bytes(last_end: int, sector_bytes: int) -> int:
-    """Return the smallest disk that holds partitions up to `last_end` and the backup GPT."""
-    tail = usable(2**40, sector_bytes)
-    return align_up(last_end, sector_bytes) + (2**40 - tail.end)
+def needs_bytes(last_end: int, disk: Disk) -> int:
+    """Return the smallest disk that holds partitions up to `last_end`, and a backup GPT."""
+    end = align_up(last_end, disk.sector_bytes)
+    if not isinstance(disk.table, Gpt):
+        return end
+    return end + (2**40 - usable(2**40, disk.sector_bytes).end)
 
 
 def _exact(size_bytes: int) -> str:

@@ -2,10 +2,17 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from agent.model.found import CapturePlan
 from agent.model.inventory import Found
 from agent.model.layout import (
     BootCode,
+    Btrfs,
+    Content,
+    Exfat,
     Ext,
+    F2fs,
+    MbrGap,
+    Ntfs,
     Raw,
     Swap,
     Vfat,
@@ -16,9 +23,16 @@ from agent.model.nodes import (
     ESP_TYPE,
     LINUX_TYPE,
     SWAP_TYPE,
+    Array,
+    LogicalVolume,
+    Luks,
+    Node,
     Partition,
+    VolumeGroup,
 )
-from agent.model.plan import CapturePlan, GrowVolume, MakeSwap, Plan, RestoreVolume, Target
+from agent.model.plan import Plan, PlannedDisk, Target
+from agent.model.steps import GrowVolume, MakeSwap
+from agent.planning.deploy import name_of
 from agent.units import format_bytes
 
 _TYPES = {
@@ -26,32 +40,30 @@ _TYPES = {
     BIOS_BOOT_TYPE: "BIOS boot",
     LINUX_TYPE: "Linux",
     SWAP_TYPE: "Linux swap",
+    "83": "Linux",
+    "82": "Linux swap",
+    "8e": "Linux LVM",
+    "fd": "Linux RAID",
+    "5": "extended",
+    "f": "extended",
+    "ef": "EFI system",
 }
 
 
 def render_plan(plan: Plan) -> str:
-    """Return the page of a deployment: the disk, what it loses, what it gets, each step."""
+    """Return the page of a deployment: the disks, what they lose, what they get, each step."""
     lines = [f"Deploy {plan.template} ({plan.firmware})", ""]
-    lines += _disk("Target disk", plan.target)
-    lines += ["", "On it now, and destroyed:"]
-    lines += [f"  {line}" for line in _contents(plan.target.contents)] or ["  nothing known"]
-    lines += [f"  with consent: {what}" for what in plan.consented]
-    lines += ["", "Partitions afterwards:"]
-    lines += _table(
-        ("no", "start", "size", "type", "holds"),
-        [
-            (
-                str(part.number),
-                format_bytes(part.offset_bytes),
-                format_bytes(part.size_bytes),
-                _TYPES.get(part.type, part.type),
-                _holds(plan, part.number, part.offset_bytes),
-            )
-            for part in sorted(plan.table.partitions, key=lambda part: part.offset_bytes)
-        ],
-    )
-    lines += _free(plan)
-    lines += ["", "Steps (until the last one is done the disk does not boot):"]
+    one = len(plan.disks) == 1
+    for disk in plan.disks:
+        lines += _disk("Target disk" if one else f"Target disk {disk.id}", disk.target)
+        lines += ["", "On it now, and destroyed:"]
+        lines += [f"  {line}" for line in _contents(disk.target.contents)] or ["  nothing known"]
+        lines += [""]
+    lines += [f"With consent: {what}" for what in plan.consented]
+    for disk in plan.disks:
+        lines += _afterwards(plan, disk, "" if one else f" on {disk.id}")
+    lines += _above(plan)
+    lines += ["", "Steps (until the last one is done nothing here boots):"]
     lines += [
         f"  {number:2}. {step.summary()}{'' if step.destructive else '  (disk unchanged)'}"
         for number, step in enumerate(plan.steps, start=1)
@@ -62,11 +74,58 @@ def render_plan(plan: Plan) -> str:
     return "\n".join(_shown(lines)) + "\n"
 
 
+def _afterwards(plan: Plan, disk: PlannedDisk, where: str) -> Iterator[str]:
+    if disk.table is None:
+        yield f"No table{where} afterwards: it holds {_holds(plan, disk.id)}"
+        return
+    yield f"Partitions{where} afterwards:"
+    parts = plan.layout.partitions(disk.id)
+    yield from _table(
+        ("no", "start", "size", "type", "holds"),
+        [
+            (
+                str(part.number),
+                format_bytes(part.offset_bytes),
+                format_bytes(part.size_bytes),
+                _TYPES.get(part.type, part.type),
+                "logical partitions" if part.is_extended else _holds(plan, part.id),
+            )
+            for part in parts
+        ],
+    )
+    rest = disk.target.size_bytes - max((part.extent.end for part in parts), default=0)
+    if rest >= 4 * 1024 * 1024:
+        yield f"  {format_bytes(rest)} at the end of the disk stay free"
+
+
+def _above(plan: Plan) -> Iterator[str]:
+    rows = []
+    for node in plan.layout.nodes:
+        match node:
+            case Array():
+                kind = f"{node.level} of {', '.join(one or 'missing' for one in node.members)}"
+            case Luks():
+                kind = f"LUKS{node.version} on {node.on}"
+            case VolumeGroup():
+                kind = f"volume group {node.name} on {', '.join(node.below)}"
+            case LogicalVolume():
+                kind = f"logical volume {node.name}, {node.lv}, in {node.on}"
+            case _:
+                continue
+        size = "" if isinstance(node, VolumeGroup) else format_bytes(node.size_bytes)
+        rows.append((node.id, size, kind, _holds(plan, node.id)))
+    if rows:
+        yield ""
+        yield "Arrays, encryption and volumes afterwards:"
+        yield from _table(("node", "size", "what", "holds"), rows)
+
+
 def render_capture(plan: CapturePlan) -> str:
     """Return the page of a capture: the disk, what is read and how, what is left out."""
     boots = " and ".join(plan.boots)
     lines = [f"Capture as {plan.name} (started by {plan.firmware}, boots on {boots})", ""]
-    lines += _disk("Source disk, only read", plan.source)
+    for source in plan.sources:
+        lines += _disk("Source disk, only read", source)
     if plan.os:
         system = plan.os
         stack = system.network_stack or "unknown"
@@ -76,20 +135,20 @@ def render_capture(plan: CapturePlan) -> str:
     for read in plan.volumes:
         volume = plan.layout.volume(read.volume)
         node = plan.layout.node(volume.on)
-        kind = _TYPES.get(node.type, node.type) if isinstance(node, Partition) else "first sector"
+        whole = isinstance(volume.content, BootCode | MbrGap)
         rows.append(
             (
-                str(read.number or "-"),
+                "-" if whole else node.id,
                 volume.id,
                 format_bytes(volume.size_bytes),
                 format_bytes(volume.used_bytes),
                 format_bytes(volume.minimum_bytes),
-                kind,
-                f"{_content(volume.content)}, {read.method}" if read.number else read.method,
+                _kind(plan, node, whole=whole),
+                read.method if whole else f"{_content(volume.content)}, {read.method}",
             )
         )
     lines += ["", "Volumes:"]
-    lines += _table(("no", "volume", "size", "used", "least", "type", "how"), rows)
+    lines += _table(("on", "volume", "size", "used", "least", "type", "how"), rows)
     lines += ["", "Left out, because they belong to this machine only:"]
     lines += [f"  {gone.path} ({gone.bytes} bytes)" for gone in plan.redactions] or ["  nothing"]
     if plan.notes:
@@ -115,44 +174,62 @@ def _contents(contents: Iterable[Found]) -> Iterator[str]:
         yield f"{found.path}: {found.what}{name}{uuid}"
 
 
-def _holds(plan: Plan, number: int, offset: int) -> str:
-    words = []
+def _holds(plan: Plan, node_id: str) -> str:
+    words = [
+        f"{name_of(volume)}, {format_bytes(volume.used_bytes)} of data"
+        for volume in plan.layout.volumes
+        if volume.on == node_id and not isinstance(volume.content, Swap | BootCode | MbrGap)
+    ]
     for step in plan.steps:
         match step:
-            case RestoreVolume() if step.offset_bytes == offset:
-                words.append(f"{step.what}, {format_bytes(step.used_bytes)} of data")
-            case MakeSwap() if step.number == number:
+            case MakeSwap() if step.node == node_id:
                 words.append("swap, made anew")
-            case GrowVolume() if step.number == number:
+            case GrowVolume() if step.node == node_id and step.to_bytes > step.from_bytes:
                 words.append(f"grown from {format_bytes(step.from_bytes)}")
             case _:
                 pass
+    words += [f"part of {node.id}" for node in plan.layout.above(node_id) if _is_made_of(node)]
     return ", ".join(words) or "nothing"
 
 
-def _free(plan: Plan) -> Iterator[str]:
-    last = max((part.extent.end for part in plan.table.partitions), default=0)
-    rest = plan.target.size_bytes - last
-    if rest >= 4 * 1024 * 1024:
-        yield f"  {format_bytes(rest)} at the end of the disk stay free"
+def _is_made_of(node: Node) -> bool:
+    return isinstance(node, Array | Luks | VolumeGroup)
 
 
-def _content(content: object) -> str:
-    match content:
-        case Ext():
-            return "ext"
-        case Xfs():
-            return "XFS"
-        case Vfat():
-            return "FAT"
-        case Swap():
-            return "swap"
-        case BootCode():
-            return "boot code"
-        case Raw():
-            return "unknown"
+def _kind(plan: CapturePlan, node: Node, *, whole: bool) -> str:
+    if whole:
+        return "first sectors"
+    match node:
+        case Partition():
+            return _TYPES.get(node.type, node.type)
+        case Array():
+            return node.level
+        case Luks():
+            return "LUKS"
+        case LogicalVolume(name=name, on=on):
+            group = plan.layout.node(on)
+            return f"{group.name if isinstance(group, VolumeGroup) else on}/{name}"
         case _:
-            return "?"
+            return "whole disk"
+
+
+_CONTENTS = {
+    Ext: "ext",
+    Xfs: "XFS",
+    Btrfs: "btrfs",
+    F2fs: "F2FS",
+    Ntfs: "NTFS",
+    Exfat: "exFAT",
+    Vfat: "FAT",
+    Swap: "swap",
+    Raw: "unknown",
+    BootCode: "boot code",
+    MbrGap: "boot code behind the MBR",
+}
+
+
+def _content(content: Content) -> str:
+    return _CONTENTS[type(content)]
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:

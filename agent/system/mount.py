@@ -2,16 +2,42 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from agent.system.command import Runner
 from agent.system.rooted import RootedTree
 
-SOURCE_OPTIONS: Final = "ro,noload,nosuid,nodev,noexec,noatime"
+SOURCE_OPTIONS: Final = "ro,nosuid,nodev,noexec,noatime"
 """For capture: no write at all, not even the journal's."""
 TARGET_OPTIONS: Final = "rw,nosuid,nodev,noexec,noatime"
 """For a deployed system: its programs and device nodes mean nothing to us."""
+
+
+_READ_ONLY_WORDS: Final = {"xfs": "norecovery,nouuid", "btrfs": "norecovery", "ext4": "noload"}
+"""What keeps a filesystem from replaying its journal when it is mounted read-only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One filesystem of a system: its device, where the system mounts it, and how."""
+
+    device: Path
+    where: str
+    fstype: str = "ext4"
+    subvolume: str | None = None
+
+    def options(self, words: str) -> str:
+        """Return mount options: `words`, and what this kind of filesystem needs beside."""
+        found = [words]
+        if "ro" in words.split(",") and self.fstype in _READ_ONLY_WORDS:
+            found.append(_READ_ONLY_WORDS[self.fstype])
+        elif self.fstype == "xfs":
+            found.append("nouuid")
+        if self.subvolume is not None:
+            found.append(f"subvol={self.subvolume}")
+        return ",".join(found)
 
 
 @contextmanager
@@ -41,17 +67,20 @@ def mounted_below(
 
 @contextmanager
 def mounted_system(
-    run: Runner, where: Path, parts: Iterable[tuple[Path, str]], options: str, fstype: str = "ext4"
+    run: Runner, where: Path, parts: Iterable[Part], words: str
 ) -> Iterator[RootedTree]:
-    """Yield the files of a system whose parts are (device, mount point), `/` the first."""
-    (root, top), *others = parts
-    assert top == "/"
+    """Yield the files of a system made of `parts`, `/` the first. `words` are mount options."""
+    root, *others = parts
+    assert root.where == "/"
     with ExitStack() as stack:
-        stack.enter_context(mounted(run, root, where, fstype, options))
-        for device, point in others:
+        stack.enter_context(mounted(run, root.device, where, root.fstype, root.options(words)))
+        for part in others:
             with RootedTree(where) as tree:
-                if tree.is_directory(point):
-                    stack.enter_context(mounted_below(run, tree, device, point, fstype, options))
+                if tree.is_directory(part.where):
+                    options = part.options(words)
+                    stack.enter_context(
+                        mounted_below(run, tree, part.device, part.where, part.fstype, options)
+                    )
         yield stack.enter_context(RootedTree(where))
 
 

@@ -55,6 +55,10 @@ def _stub() -> bytes:
 PENDING_STUB: Final = _stub()
 
 
+GAP_MAX_BYTES: Final = 1024 * 1024
+"""Where partitions have begun since 2008; a boot loader embeds less."""
+
+
 def read_boot_code(device: Path) -> bytes:
     """Return the 440 bytes that a BIOS would run."""
     return _read_sector(device, 512)[:BOOT_CODE_BYTES]
@@ -65,6 +69,36 @@ def read_foreign_mbr_entries(device: Path) -> int:
     sector = _read_sector(device, 512)
     kinds = [sector[_ENTRIES_AT + n * _ENTRY_BYTES + 4] for n in range(4)]
     return sum(1 for kind in kinds if kind not in (0, _PROTECTIVE))
+
+
+def read_hybrid_entries(device: Path) -> str | None:
+    """Return the 64 bytes of a hybrid MBR's entries as hexadecimal digits, None if it has none."""
+    if not read_foreign_mbr_entries(device):
+        return None
+    sector = _read_sector(device, 512)
+    return sector[_ENTRIES_AT : _ENTRIES_AT + 4 * _ENTRY_BYTES].hex()
+
+
+def write_hybrid_entries(device: Path, entries: str) -> None:
+    """Put the entries of a hybrid MBR back: one write, then a flush. The GPT stays as it is."""
+    data = bytes.fromhex(entries)
+    if len(data) != 4 * _ENTRY_BYTES:
+        raise DiskError(f"the entries of an MBR have 64 bytes, not {len(data)}")
+    sector = bytearray(_read_sector(device, block.sector_bytes(device)))
+    sector[_ENTRIES_AT : _ENTRIES_AT + len(data)] = data
+    write_at(device, 0, bytes(sector))
+
+
+def read_gap(device: Path, sector_bytes: int, first_offset: int) -> int:
+    """Return how much of the gap between the first sector and the first partition holds something.
+
+    In bytes from the second sector on, whole sectors; more than `GAP_MAX_BYTES` is never looked at.
+    """
+    end = min(first_offset, sector_bytes + GAP_MAX_BYTES)
+    if end <= sector_bytes:
+        return 0
+    used = len(read_at(device, sector_bytes, end - sector_bytes).rstrip(b"\0"))
+    return -(-used // sector_bytes) * sector_bytes
 
 
 def is_boot_code(code: bytes) -> bool:

@@ -1,27 +1,35 @@
-"""sfdisk(8): read and write a GPT. Sectors live here and nowhere above."""
+"""sfdisk(8): read and write a GPT or an MBR. Sectors live here and nowhere above."""
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from msgspec.structs import replace
+
 from agent.errors import DiskError
-from agent.model.plan import PlannedPartition, PlannedTable
+from agent.model.nodes import Gpt, Mbr, Table
+from agent.model.table import PlannedPartition, PlannedTable
 from agent.model.wire import BadDocument
 from agent.system.command import Runner
 
 _PLAIN: Final = frozenset(
     b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789 .,:_+-=/()"
 )
+BOOTABLE: Final = "bootable"
+"""The attribute of an MBR partition that is active."""
 _FIRST_PARTITION_BYTES: Final = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class FoundTable:
-    """A partition table as sfdisk sees it. GUIDs are in lower case; a `dos` table has others."""
+    """A partition table as sfdisk sees it. GUIDs are in lower case.
+
+    `label` is sfdisk's word: `gpt`, `dos`, or a kind that we do not know; then `table` is None.
+    """
 
     label: str
-    uuid: str
+    table: Table | None
     sector_bytes: int
     partitions: tuple[PlannedPartition, ...]
 
@@ -31,29 +39,42 @@ def table_script(table: PlannedTable) -> str:
 
     Raises ValueError for a partition that is not made of whole sectors.
     """
-    starts = [part.offset_bytes for part in table.partitions]
-    first = min([_FIRST_PARTITION_BYTES, *starts])
-    lines = [
-        "label: gpt",
-        f"label-id: {table.uuid}",
-        "unit: sectors",
-        f"first-lba: {_sectors(first, table.sector_bytes)}",
-        f"sector-size: {table.sector_bytes}",
-        "",
-    ]
+    lines = [*_head(table), ""]
     for part in table.partitions:
         fields = [
             f"start={_sectors(part.offset_bytes, table.sector_bytes)}",
             f"size={_sectors(part.size_bytes, table.sector_bytes)}",
             f"type={part.type}",
-            f"uuid={part.uuid}",
         ]
-        if part.name:
-            fields.append(f'name="{_escaped(part.name)}"')
-        if part.attributes:
-            fields.append(f'attrs="{_escaped(" ".join(part.attributes))}"')
+        if isinstance(table.table, Gpt):
+            fields.append(f"uuid={part.uuid}")
+            if part.name:
+                fields.append(f'name="{_escaped(part.name)}"')
+            if part.attributes:
+                fields.append(f'attrs="{_escaped(" ".join(part.attributes))}"')
+        elif BOOTABLE in part.attributes:
+            fields.append("bootable")
         lines.append(f"{part.number}: {', '.join(fields)}")
     return "\n".join(lines) + "\n"
+
+
+def _head(table: PlannedTable) -> list[str]:
+    if isinstance(table.table, Mbr):
+        return [
+            "label: dos",
+            f"label-id: 0x{table.table.disk_id}",
+            "unit: sectors",
+            f"sector-size: {table.sector_bytes}",
+        ]
+    starts = [part.offset_bytes for part in table.partitions]
+    first = min([_FIRST_PARTITION_BYTES, *starts])
+    return [
+        "label: gpt",
+        f"label-id: {table.table.uuid}",
+        "unit: sectors",
+        f"first-lba: {_sectors(first, table.sector_bytes)}",
+        f"sector-size: {table.sector_bytes}",
+    ]
 
 
 def write_table(run: Runner, device: Path, table: PlannedTable) -> None:
@@ -92,8 +113,11 @@ def parse_table(text: str) -> FoundTable:
         # versions before 2.35 did not say; they knew 512 only
         sector_bytes = int(table.get("sectorsize", 512))
         device = table["device"]
-        parts = [_partition(entry, device, sector_bytes) for entry in table.get("partitions", [])]
-        return FoundTable(table["label"], table["id"].lower(), sector_bytes, tuple(parts))
+        kind = _table(table["label"], table.get("id", "").lower())
+        parts = [
+            _partition(entry, device, sector_bytes, kind) for entry in table.get("partitions", [])
+        ]
+        return FoundTable(table["label"], kind, sector_bytes, tuple(parts))
     except (ValueError, KeyError, TypeError) as error:
         raise BadDocument(f"sfdisk: cannot read its answer: {error!r}") from error
 
@@ -102,8 +126,9 @@ def differences(wanted: PlannedTable, found: FoundTable | None) -> tuple[str, ..
     """Return in words how `found` is not the table that was to be written."""
     if found is None:
         return ("there is no table",)
-    if found.label != "gpt" or found.uuid != wanted.uuid:
-        return (f"the table is {found.label} {found.uuid}, not gpt {wanted.uuid}",)
+    asked = replace(wanted.table, hybrid=None) if isinstance(wanted.table, Gpt) else wanted.table
+    if found.table != asked:
+        return (f"the table is {found.label} {found.table}, not {asked}",)
     there = {part.number: part for part in found.partitions}
     said = [
         f"partition {part.number} is not as planned"
@@ -114,16 +139,31 @@ def differences(wanted: PlannedTable, found: FoundTable | None) -> tuple[str, ..
     return tuple(said)
 
 
-def _partition(entry: dict[str, Any], device: str, sector_bytes: int) -> PlannedPartition:
-    number = entry["node"].removeprefix(device).lstrip("p")
+def _table(label: str, identity: str) -> Table | None:
+    if label == "gpt":
+        return Gpt(uuid=identity)
+    if label == "dos":
+        return Mbr(disk_id=identity.removeprefix("0x"))
+    return None
+
+
+def _partition(
+    entry: dict[str, Any], device: str, sector_bytes: int, table: Table | None
+) -> PlannedPartition:
+    number = int(entry["node"].removeprefix(device).lstrip("p"))
+    uuid = str(entry.get("uuid", "")).lower()
+    attributes = tuple(entry.get("attrs", "").split())
+    if isinstance(table, Mbr):
+        uuid = f"{table.disk_id}-{number:02x}"
+        attributes = (BOOTABLE,) if entry.get("bootable") else ()
     return PlannedPartition(
-        number=int(number),
+        number=number,
         offset_bytes=int(entry["start"]) * sector_bytes,
         size_bytes=int(entry["size"]) * sector_bytes,
         type=str(entry["type"]).lower(),
-        uuid=str(entry.get("uuid", "")).lower(),
+        uuid=uuid,
         name=entry.get("name", ""),
-        attributes=tuple(entry.get("attrs", "").split()),
+        attributes=attributes,
     )
 
 

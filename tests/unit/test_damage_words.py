@@ -41,13 +41,15 @@ def test_a_deploy_needs_consent_and_its_page_says_what_is_lost() -> None:
     drive, template = make_drive(), make_template(holes=HOLES)
     inventory = make_inventory(drive)
     with pytest.raises(PlanRefused) as caught:
-        plan_deploy(inventory, template, make_spec(consent=("LVM2_member",)), drive, JOB)
+        plan_deploy(inventory, template, make_spec(consent=("LVM2_member",)), {"disk0": drive}, JOB)
     assert len(caught.value.objections) == 2, "one for each volume"
-    plan = plan_deploy(inventory, template, make_spec(consent=("damage",)), drive, JOB)
+    plan = plan_deploy(inventory, template, make_spec(consent=("damage",)), {"disk0": drive}, JOB)
     page = render_plan(plan)
     for line in damage_lines(HOLES):
         assert f"the template is damaged, by consent: {line}" in page
-    sound = plan_deploy(inventory, make_template(), make_spec(consent=("damage",)), drive, JOB)
+    sound = plan_deploy(
+        inventory, make_template(), make_spec(consent=("damage",)), {"disk0": drive}, JOB
+    )
     assert "damage" not in render_plan(sound)
 
 

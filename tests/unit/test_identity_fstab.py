@@ -2,38 +2,39 @@
 
 import pytest
 
-from agent.identity.survey import find_partition, parse_fstab
+from agent.identity.survey import find_node, parse_fstab
+from agent.model.steps import MountPoint
 from tests.unit.make_plan import guid
 from tests.unit.test_plan_capture import make_found
 
-PARTS = make_found().partitions
+FOUND = make_found()
 
 
 @pytest.mark.parametrize(
-    ("spec", "number"),
+    ("spec", "node"),
     [
-        (f"UUID={guid(101)}", 3),
-        (f'UUID="{guid(101).upper()}"', 3),
-        ("UUID=ABCD-1234", 2),
-        ("UUID=abcd-1234", 2),
-        (f"/dev/disk/by-uuid/{guid(101)}", 3),
-        (f"PARTUUID={guid(1)}", 1),
-        (f"/dev/disk/by-partuuid/{guid(1)}", 1),
-        ("LABEL=root", 3),
+        (f"UUID={guid(101)}", "disk0p3"),
+        (f'UUID="{guid(101).upper()}"', "disk0p3"),
+        ("UUID=ABCD-1234", "disk0p2"),
+        ("UUID=abcd-1234", "disk0p2"),
+        (f"/dev/disk/by-uuid/{guid(101)}", "disk0p3"),
+        (f"PARTUUID={guid(1)}", "disk0p1"),
+        (f"/dev/disk/by-partuuid/{guid(1)}", "disk0p1"),
+        ("LABEL=root", "disk0p3"),
         ("LABEL=", None),
         ("PARTLABEL=", None),
         ("UUID=-", None),
-        ("/dev/sda3", 3),
-        ("/dev/vda4", 4),
-        ("/dev/nvme0n1p2", 2),
+        ("/dev/sda3", "disk0p3"),
+        ("/dev/vda4", "disk0p4"),
+        ("/dev/nvme0n1p2", "disk0p2"),
         ("/dev/sda9", None),
         ("/dev/vdb1", None),
         ("/dev/mapper/vg-root", None),
         ("server:/export", None),
     ],
 )
-def test_a_first_field(spec: str, number: int | None) -> None:
-    assert find_partition(spec, PARTS) == number
+def test_a_first_field(spec: str, node: str | None) -> None:
+    assert find_node(spec, FOUND) == node
 
 
 def test_a_whole_fstab() -> None:
@@ -49,6 +50,9 @@ tmpfs /tmp tmpfs size=1g 0 0
 /srv /export none bind 0 0
 broken
 """
-    found, strangers = parse_fstab(text, PARTS)
-    assert found == {3: "/", 2: "/boot/efi"}
+    found, strangers = parse_fstab(text, FOUND)
+    assert found == [
+        MountPoint(node="disk0p3", where="/"),
+        MountPoint(node="disk0p2", where="/boot/efi"),
+    ]
     assert strangers == ("/dev/vdb1 on /data", "UUID=1-1 on /gone")

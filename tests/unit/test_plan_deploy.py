@@ -7,7 +7,9 @@ import pytest
 
 from agent.model import layout as lay
 from agent.model.job import Verify
-from agent.model.plan import (
+from agent.model.nodes import PENDING_TYPE
+from agent.model.plan import Plan, Target
+from agent.model.steps import (
     CheckFilesystems,
     Commit,
     ConfigureSystem,
@@ -15,12 +17,11 @@ from agent.model.plan import (
     EraseSignatures,
     GrowVolume,
     MakeSwap,
-    Plan,
     RestoreVolume,
-    Target,
     VerifyVolume,
     WritePendingTable,
 )
+from agent.model.table import PlannedTable
 from agent.model.wire import decode, encode
 from agent.planning.deploy import EDGE_BYTES, HEAD_BYTES, plan_deploy
 from agent.units import GiB, MiB, TiB
@@ -41,7 +42,13 @@ def plan(**given: Any) -> Plan:
     drive = given.get("drive", make_drive())
     inventory = given.get("inventory", make_inventory(drive))
     template = given.get("template", make_template())
-    return plan_deploy(inventory, template, given.get("spec", make_spec()), drive, JOB)
+    return plan_deploy(inventory, template, given.get("spec", make_spec()), {"disk0": drive}, JOB)
+
+
+def table_of(made: Plan) -> PlannedTable:
+    table = made.disks[0].table
+    assert table is not None
+    return table
 
 
 def test_the_order_of_a_deployment() -> None:
@@ -63,15 +70,15 @@ def test_the_order_of_a_deployment() -> None:
 def test_before_the_commit_no_partition_has_a_type_that_boots() -> None:
     made = plan()
     pending = next(step for step in made.steps if isinstance(step, WritePendingTable)).table
-    assert {part.type for part in pending.partitions} == {lay.PENDING_TYPE}
+    assert {part.type for part in pending.partitions} == {PENDING_TYPE}
     assert {part.name for part in pending.partitions} == {f"pending:{JOB}"}
     assert [part.extent for part in pending.partitions] == [
-        part.extent for part in made.table.partitions
+        part.extent for part in table_of(made).partitions
     ]
     commit = made.steps[-1]
     assert isinstance(commit, Commit)
-    assert commit.table == made.table
-    assert commit.boot_code == "boot-code"
+    assert commit.disks[0].table == table_of(made)
+    assert commit.disks[0].boot_code == "boot-code"
 
 
 def test_the_head_of_every_fat_is_withheld_until_the_commit() -> None:
@@ -80,7 +87,9 @@ def test_the_head_of_every_fat_is_withheld_until_the_commit() -> None:
     assert held == {"bios-boot": (), "esp": ((0, HEAD_BYTES),), "root": ()}
     commit = made.steps[-1]
     assert isinstance(commit, Commit)
-    assert [(head.volume, head.offset_bytes) for head in commit.heads] == [("esp", 2 * MiB)]
+    assert [(head.volume, head.offset_bytes) for head in commit.disks[0].heads] == [
+        ("esp", 2 * MiB)
+    ]
 
 
 def test_an_esp_that_we_cannot_read_is_withheld_too() -> None:
@@ -88,13 +97,13 @@ def test_an_esp_that_we_cannot_read_is_withheld_too() -> None:
     made = plan(template=make_template(layout))
     commit = made.steps[-1]
     assert isinstance(commit, Commit)
-    assert [head.volume for head in commit.heads] == ["esp"]
+    assert [head.volume for head in commit.disks[0].heads] == ["esp"]
 
 
 def test_root_takes_the_rest_and_swap_moves_to_the_end() -> None:
     drive = make_drive(size_bytes=100 * GiB)
     made = plan(drive=drive)
-    root, swap = made.table.partition(3), made.table.partition(4)
+    root, swap = table_of(made).partition(3), table_of(made).partition(4)
     assert root.extent.end == swap.offset_bytes
     assert swap.size_bytes == 256 * MiB
     assert swap.extent.end <= drive.size_bytes - 33 * 512
@@ -102,32 +111,32 @@ def test_root_takes_the_rest_and_swap_moves_to_the_end() -> None:
     assert root.offset_bytes == 66 * MiB
     assert {root.extent.end % MiB, swap.extent.end % MiB} == {0}
     grow = next(step for step in made.steps if isinstance(step, GrowVolume))
-    assert (grow.number, grow.from_bytes, grow.to_bytes) == (3, 3 * GiB, root.size_bytes)
+    assert (grow.node, grow.from_bytes, grow.to_bytes) == ("disk0p3", 3 * GiB, root.size_bytes)
 
 
 def test_root_last_takes_the_rest() -> None:
     made = plan(template=make_template(make_layout(swap_last=False)))
-    assert made.table.partition(4).size_bytes > 4 * GiB
+    assert table_of(made).partition(4).size_bytes > 4 * GiB
 
 
 def test_a_disk_of_the_same_size_is_left_as_it_is() -> None:
     drive = make_drive(size_bytes=make_layout().partitions("disk0")[-1].extent.end + MiB)
     made = plan(drive=drive)
     assert not any(isinstance(step, GrowVolume) for step in made.steps)
-    assert made.table.partition(3).size_bytes == 3 * GiB
+    assert table_of(made).partition(3).size_bytes == 3 * GiB
 
 
 def test_data_behind_root_stays_where_it_is_and_the_page_says_so() -> None:
     content = lay.Ext(uuid=guid(55), label="", block_bytes=4096, features=())
     layout = with_volume(make_layout(), "swap", content=content)
     made = plan(template=make_template(layout))
-    assert made.table.partition(3).size_bytes == 3 * GiB
+    assert table_of(made).partition(3).size_bytes == 3 * GiB
     assert "/ does not grow: partition 4 (swap) lies behind it" in made.notes[0]
 
 
 def test_nothing_grows_when_nothing_shall() -> None:
     made = plan(spec=make_spec(grow=None), drive=make_drive(size_bytes=TiB))
-    assert made.table.partition(3).size_bytes == 3 * GiB
+    assert table_of(made).partition(3).size_bytes == 3 * GiB
     assert made.notes == ()
 
 
@@ -140,10 +149,10 @@ def test_both_ends_of_the_disk_and_of_each_partition_are_erased() -> None:
     def is_erased(start: int, end: int) -> bool:
         return any(a <= start and end <= b for a, b in runs)
 
-    size = made.target.size_bytes
+    size = made.disks[0].target.size_bytes
     assert is_erased(0, EDGE_BYTES)
     assert is_erased(size - EDGE_BYTES, size)
-    for part in made.table.partitions:
+    for part in table_of(made).partitions:
         edge = min(EDGE_BYTES, part.size_bytes)
         assert is_erased(part.offset_bytes, part.offset_bytes + edge)
         assert is_erased(part.extent.end - edge, part.extent.end)

@@ -10,6 +10,7 @@ from agent.errors import PlanRefused
 from agent.model import layout as lay
 from agent.model.inventory import Found
 from agent.model.job import Identity
+from agent.model.nodes import PENDING_TYPE
 from agent.model.template import Firmware, Hole
 from agent.planning.deploy import plan_deploy
 from agent.planning.refusals import objections
@@ -34,10 +35,10 @@ def refusals(**given: Any) -> list[str]:
     template = given.get("template", make_template())
     spec = given.get("spec", make_spec())
     inventory = given.get("inventory", make_inventory(drive))
-    said = list(objections(inventory, template, spec, drive))
+    said = list(objections(inventory, template, spec, {"disk0": drive}))
     if said:
         with pytest.raises(PlanRefused) as caught:
-            plan_deploy(inventory, template, spec, drive, JOB)
+            plan_deploy(inventory, template, spec, {"disk0": drive}, JOB)
         assert caught.value.objections == tuple(said)
     return said
 
@@ -73,7 +74,7 @@ OBJECTIONS: dict[str, tuple[dict[str, Any], str]] = {
         {"template": make_template(source=make_inventory(arch="aarch64"))},
         "this machine is x86_64, demo was captured on aarch64",
     ),
-    "format": ({"template": make_template(format=3)}, "template format 3, this agent reads 1 to 2"),
+    "format": ({"template": make_template(format=4)}, "template format 4, this agent reads 1 to 3"),
     "too small": (
         {"drive": make_drive(size_bytes=2 * GiB)},
         r"demo needs 3\.3 GiB \(\d+ bytes\) \(partition 4 ends at .*\), "
@@ -141,7 +142,7 @@ OBJECTIONS: dict[str, tuple[dict[str, Any], str]] = {
         "02:00:00:00:00:99",
     ),
     "grow what is not there": ({"spec": make_spec(grow="/srv")}, "/srv cannot grow"),
-    "grow a FAT": ({"spec": make_spec(grow="/boot/efi")}, "not an ext filesystem"),
+    "grow a FAT": ({"spec": make_spec(grow="/boot/efi")}, "of a kind that does not"),
     "overlap": (
         {"template": make_template(with_root_partition(make_layout(), offset_bytes=4 * MiB))},
         "overlap",
@@ -155,7 +156,7 @@ OBJECTIONS: dict[str, tuple[dict[str, Any], str]] = {
         "begins inside the partition table",
     ),
     "pending": (
-        {"template": make_template(with_root_partition(make_layout(), type=lay.PENDING_TYPE))},
+        {"template": make_template(with_root_partition(make_layout(), type=PENDING_TYPE))},
         "half-done deployment",
     ),
     "control characters": (
@@ -176,15 +177,15 @@ OBJECTIONS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a volume twice": (
         {"template": make_template(with_volume(make_layout(), "esp", on="disk0p3"))},
-        "two volumes on one partition",
+        "uses disk0p3 for 2 things at once",
     ),
     "boot code elsewhere": (
         {"template": make_template(with_volume(make_layout(), "boot-code", on="disk0p1"))},
-        "not on the disk itself",
+        "not on a disk itself",
     ),
     "a volume on the disk": (
         {"template": make_template(with_volume(make_layout(), "root", on="disk0"))},
-        "not on a partition",
+        "disk0 has a table and is used as a whole",
     ),
     "a mount point outside": (
         {"template": make_template(with_volume(make_layout(), "esp", mount="/../../etc"))},
@@ -208,7 +209,7 @@ OBJECTIONS: dict[str, tuple[dict[str, Any], str]] = {
                 )
             )
         },
-        "no partition table",
+        "disk0 has partitions but no table",
     ),
 }
 
@@ -228,11 +229,11 @@ def test_all_objections_come_at_once() -> None:
     assert len(said) == 5
 
 
-def test_a_template_of_two_disks_is_refused() -> None:
+def test_a_template_of_two_disks_needs_two() -> None:
     layout = make_layout()
     second = msgspec.structs.replace(layout.disks[0], id="disk1")
     two = lay.Layout(nodes=(*layout.nodes, second), volumes=layout.volumes)
-    assert refusals(template=make_template(two)) == ["demo has 2 disks, one can be deployed"]
+    assert "no disk was chosen for disk1 of demo" in refusals(template=make_template(two))
 
 
 def test_consent_must_name_what_is_found() -> None:
@@ -241,7 +242,7 @@ def test_consent_must_name_what_is_found() -> None:
     assert len(refusals(drive=drive, spec=make_spec(consent=("LVM2_member",)))) == 1
     both = make_spec(consent=("LVM2_member", "crypto_LUKS"))
     assert refusals(drive=drive, spec=both) == []
-    made = plan_deploy(make_inventory(drive), make_template(), both, drive, JOB)
+    made = plan_deploy(make_inventory(drive), make_template(), both, {"disk0": drive}, JOB)
     assert made.consented == (
         "LVM2_member on /dev/vda2",
         "crypto_LUKS on /dev/vda2",

@@ -34,7 +34,9 @@ GOLDEN = Path(__file__).parent.parent / "golden" / "plans"
 
 def bios_to_a_clean_disk() -> str:
     drive = make_drive()
-    return render_plan(plan_deploy(make_inventory(drive), make_template(), make_spec(), drive, JOB))
+    return render_plan(
+        plan_deploy(make_inventory(drive), make_template(), make_spec(), {"disk0": drive}, JOB)
+    )
 
 
 def uefi_to_a_disk_with_a_past() -> str:
@@ -58,7 +60,7 @@ def uefi_to_a_disk_with_a_past() -> str:
         verify=Verify.FULL,
     )
     inventory = make_inventory(drive, firmware="uefi")
-    return render_plan(plan_deploy(inventory, make_template(), spec, drive, JOB))
+    return render_plan(plan_deploy(inventory, make_template(), spec, {"disk0": drive}, JOB))
 
 
 def root_cannot_grow() -> str:
@@ -74,7 +76,9 @@ def root_cannot_grow() -> str:
     )
     template = make_template(msgspec.structs.replace(layout, volumes=volumes))
     drive = make_drive(size_bytes=64 * GiB)
-    return render_plan(plan_deploy(make_inventory(drive), template, make_spec(), drive, JOB))
+    return render_plan(
+        plan_deploy(make_inventory(drive), template, make_spec(), {"disk0": drive}, JOB)
+    )
 
 
 def a_capture() -> str:
@@ -110,7 +114,9 @@ def test_every_line_fits_a_terminal(name: str) -> None:
 def test_a_label_cannot_steer_the_terminal() -> None:
     evil = Found(path="/dev/vda1", what="ext4", usage="filesystem", label="\x1b[2J\x1b]0;x\x07")
     drive = make_drive(contents=(evil,), model="\x9b31m")
-    page = render_plan(plan_deploy(make_inventory(drive), make_template(), make_spec(), drive, JOB))
+    page = render_plan(
+        plan_deploy(make_inventory(drive), make_template(), make_spec(), {"disk0": drive}, JOB)
+    )
     assert all(sign.isprintable() for sign in page.replace("\n", ""))
 
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from agent.errors import AgentError, DiskError
 from agent.model.layout import BOOT_CODE_BYTES
-from agent.model.plan import PlannedPartition, PlannedTable
+from agent.model.nodes import Gpt
+from agent.model.table import PlannedPartition, PlannedTable
 from agent.model.wire import BadDocument
 from agent.tools.boot_sector import PENDING_STUB, is_boot_code
 from agent.tools.fat_directory import entries, find_file, open_fat
@@ -33,7 +34,7 @@ def make_part(number: int = 1, **changes: Any) -> PlannedPartition:
 
 
 def make_table(*parts: PlannedPartition, sector_bytes: int = 512) -> PlannedTable:
-    return PlannedTable(uuid=DISK_UUID, sector_bytes=sector_bytes, partitions=parts)
+    return PlannedTable(table=Gpt(uuid=DISK_UUID), sector_bytes=sector_bytes, partitions=parts)
 
 
 def test_bytes_become_sectors_of_the_disk() -> None:
@@ -85,7 +86,7 @@ def test_a_table_is_read_in_bytes_and_lower_case() -> None:
     )
     assert parse_table(text) == FoundTable(
         "gpt",
-        DISK_UUID,
+        Gpt(uuid=DISK_UUID),
         4096,
         (
             make_part(
@@ -107,16 +108,16 @@ def test_another_answer_is_an_error(text: str) -> None:
 
 def test_each_difference_is_named() -> None:
     wanted = make_table(make_part(1), make_part(2))
-    found = FoundTable("gpt", DISK_UUID, 512, (make_part(1), make_part(2)))
+    found = FoundTable("gpt", Gpt(uuid=DISK_UUID), 512, (make_part(1), make_part(2)))
     assert differences(wanted, found) == ()
     assert differences(wanted, None) == ("there is no table",)
-    other = FoundTable("gpt", DISK_UUID, 512, (make_part(1, name="x"), make_part(3)))
+    other = FoundTable("gpt", Gpt(uuid=DISK_UUID), 512, (make_part(1, name="x"), make_part(3)))
     assert differences(wanted, other) == (
         "partition 1 is not as planned",
         "partition 2 is not as planned",
         "there is a partition 3 that nobody planned",
     )
-    assert "not gpt" in differences(wanted, FoundTable("dos", "0x1", 512, ()))[0]
+    assert "not Gpt" in differences(wanted, FoundTable("dos", "0x1", 512, ()))[0]
 
 
 def test_our_stub_fits_and_is_no_boot_code() -> None:

@@ -1,0 +1,105 @@
+"""The devices of a layout while it is being made: disks, partitions, arrays, LUKS, volumes."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from agent.errors import AgentError, DiskError
+from agent.model.layout import Layout
+from agent.model.nodes import Array, Disk, LogicalVolume, Luks, Partition, VolumeGroup
+from agent.model.steps import MakeArray, MakeGroup, MakeLogical, MakeLuks
+from agent.system import block
+from agent.system.command import Runner
+from agent.tools import cryptsetup, lvm, mdadm
+
+Making = MakeArray | MakeLuks | MakeGroup | MakeLogical
+
+
+def partition_node(disk: Path, number: int) -> Path:
+    """Return where the kernel shows a partition."""
+    return Path(block.partition_path(disk, number))
+
+
+@dataclass(slots=True)
+class Devices:
+    """Where each node of `layout` is. What stands above partitions appears as it is made."""
+
+    run: Runner
+    layout: Layout
+    paths: dict[str, Path]
+    """The disks to begin with."""
+    partition: Callable[[Path, int], Path] = partition_node
+    keys: Mapping[str, bytes] = field(default_factory=dict)
+    """The key of each LUKS node."""
+
+    def path(self, node_id: str) -> Path:
+        """Return the device of a node, with nothing stale in the kernel's cache of it.
+
+        A partition's cache is not the disk's: what was written to the disk, it may have missed.
+        Raises DiskError for what is not there yet.
+        """
+        node = self.layout.node(node_id)
+        if isinstance(node, Partition):
+            path = self.partition(self.paths[node.on], node.number)
+        elif node_id in self.paths:
+            path = self.paths[node_id]
+        else:
+            raise DiskError(f"{node_id} has not been made yet")
+        block.flush(path)
+        return path
+
+    def make(self, step: Making) -> None:
+        """Make what `step` names on what it stands on."""
+        match step:
+            case MakeArray(array=array):
+                self.paths[array.id] = mdadm.make_array(
+                    self.run,
+                    array,
+                    f"metalcast-{array.id}",
+                    [self.path(member) if member else None for member in array.members],
+                    [self.path(spare) for spare in array.spares],
+                )
+            case MakeLuks(luks=luks):
+                below = self.path(luks.on)
+                key = self.keys[luks.id]
+                cryptsetup.make_luks(self.run, luks, below, key)
+                self.paths[luks.id] = cryptsetup.open_luks(
+                    self.run, below, f"metalcast-{luks.id}", key
+                )
+            case MakeGroup(group=group):
+                below_it = {one.on: self.path(one.on) for one in group.physical}
+                for one in group.physical:
+                    lvm.make_physical(self.run, below_it[one.on], one.uuid)
+                lvm.make_group(self.run, group, below_it)
+            case MakeLogical(group=group, lv=lv, pool=pool):
+                self.paths[lv.id] = lvm.make_logical(self.run, group, lv, pool)
+
+    def close(self, node_id: str) -> None:
+        """Stop an array, LUKS or group, so that all it holds is on the disks."""
+        node = self.layout.node(node_id)
+        match node:
+            case VolumeGroup():
+                lvm.deactivate(self.run, node)
+                for lv in self.layout.above(node_id):
+                    self.paths.pop(lv.id, None)
+            case Luks() if node_id in self.paths:
+                cryptsetup.close_luks(self.run, self.paths.pop(node_id).name)
+            case Array() if node_id in self.paths:
+                mdadm.stop(self.run, self.paths.pop(node_id))
+            case _:
+                pass
+
+    def close_all(self) -> tuple[str, ...]:
+        """Stop whatever was made, after a failure. Returns what could not be; never raises."""
+        complaints = []
+        for node in reversed(self.layout.nodes):
+            made = node.id in self.paths or (
+                isinstance(node, VolumeGroup)
+                and any(isinstance(lv, LogicalVolume) for lv in self.layout.above(node.id))
+            )
+            if made and not isinstance(node, Disk | Partition | LogicalVolume):
+                try:
+                    self.close(node.id)
+                except (AgentError, OSError) as error:
+                    complaints.append(f"{node.id}: {error}")
+        return tuple(complaints)

@@ -1,0 +1,205 @@
+"""The template's own layout on other disks: bigger where they are bigger. Pure.
+
+Nothing moves but swap behind the partition that grows: boot code knows some partitions by their
+place. What a partition gains goes up through arrays, LUKS and groups to the volume that is grown.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from msgspec.structs import replace
+
+from agent.model.inventory import Drive
+from agent.model.layout import Btrfs, Content, Ext, F2fs, Layout, Swap, Volume, Xfs
+from agent.model.nodes import (
+    Array,
+    Disk,
+    LogicalVolume,
+    Luks,
+    LvKind,
+    Mbr,
+    MdLevel,
+    MdMetadata,
+    Node,
+    Partition,
+    VolumeGroup,
+)
+from agent.planning.tables import Room, grown
+from agent.units import MiB, align_down, format_bytes
+
+_MD_GRAIN: Final = 4 * MiB
+"""md rounds members down to chunks; this is more than any chunk in use."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A layout on the target's disks, and what the reader of the plan should know of it."""
+
+    layout: Layout
+    notes: tuple[str, ...] = ()
+
+
+def can_grow(content: Content) -> bool:
+    """Return whether a filesystem of this kind can take more room after it was restored."""
+    return isinstance(content, Ext | Xfs | Btrfs | F2fs)
+
+
+def same_shape(layout: Layout, drives: Mapping[str, Drive], grow: str | None) -> Shape:
+    """Return `layout` on `drives` (by disk of the layout), with the volume at `grow` grown.
+
+    `grow` is a mount point; None leaves the rest of the disks free.
+    """
+    disks = {
+        disk.id: replace(
+            disk,
+            size_bytes=drives[disk.id].size_bytes,
+            sector_bytes=drives[disk.id].sector_bytes,
+            physical_sector_bytes=drives[disk.id].physical_sector_bytes,
+        )
+        for disk in layout.disks
+    }
+    if grow is None:
+        return Shape(_with(layout, disks))
+    volume = growing_volume(layout, grow)
+    if volume is None:
+        note = f"the template does not say what its system mounts at {grow}: nothing grows"
+        return Shape(_with(layout, disks), (note,))
+    below = nodes_below(layout, volume.on)
+    changed: dict[str, Node] = dict(disks)
+    notes = []
+    for disk in disks.values():
+        parts, blocked = _grown_on(layout, disk, below, grow)
+        changed |= {part.id: part for part in parts}
+        notes += [blocked] if blocked else []
+    grown_nodes = dict(_gains(layout, changed, below))
+    return Shape(_with(layout, changed | grown_nodes), tuple(notes))
+
+
+def growing_volume(layout: Layout, grow: str | None) -> Volume | None:
+    """Return the volume that is mounted at `grow`, if its kind can grow."""
+    found = (v for v in layout.volumes if grow in mount_points(v) and can_grow(v.content))
+    return next(found, None)
+
+
+def mount_points(volume: Volume) -> tuple[str, ...]:
+    """Return where the system mounts the volume and the subvolumes in it."""
+    below = volume.content.subvolumes if isinstance(volume.content, Btrfs) else ()
+    return tuple(
+        mount for mount in (volume.mount, *(one.mount for one in below)) if mount is not None
+    )
+
+
+def nodes_below(layout: Layout, node_id: str) -> frozenset[str]:
+    """Return `node_id` and the ids of all that it stands on."""
+    below = layout.node(node_id).below
+    return frozenset({node_id}).union(*(nodes_below(layout, on) for on in below))
+
+
+def _with(layout: Layout, changed: Mapping[str, Node]) -> Layout:
+    return replace(layout, nodes=tuple(changed.get(node.id, node) for node in layout.nodes))
+
+
+def _grown_on(
+    layout: Layout, disk: Disk, below: frozenset[str], grow: str
+) -> tuple[tuple[Partition, ...], str | None]:
+    """Return the partitions of one disk, the last of `below` grown, and why it is not, if so."""
+    parts = layout.partitions(disk.id)
+    wanted = [part for part in parts if part.id in below]
+    if not wanted:
+        return parts, None
+    at = wanted[-1]
+    swaps = {volume.on for volume in layout.volumes if isinstance(volume.content, Swap)}
+    room = Room(disk.size_bytes, disk.sector_bytes, is_mbr=isinstance(disk.table, Mbr))
+    end = max(part.extent.end for part in parts)
+    behind = [p for p in parts if p.offset_bytes > at.offset_bytes and not p.is_extended]
+    blocker = next((part for part in behind if part.id not in swaps), None)
+    if blocker is None:
+        return grown(parts, room, at.number, frozenset(swaps)), None
+    rest = room.usable.end - end
+    if rest < MiB:
+        return parts, None
+    what = next((v.mount or v.id for v in layout.volumes if v.on == blocker.id), "unknown data")
+    return parts, (
+        f"{grow} does not grow: partition {blocker.number} ({what}) lies behind it and cannot "
+        f"move; {format_bytes(disk.size_bytes - end)} at the end of the disk stay free"
+    )
+
+
+def _gains(
+    layout: Layout, changed: Mapping[str, Node], below: frozenset[str]
+) -> Iterator[tuple[str, Node]]:
+    """Yield the arrays, LUKS, groups and volumes on the way up, each with what it gains."""
+    gain = {
+        node.id: _size(changed.get(node.id, node)) - _size(node)
+        for node in layout.nodes
+        if isinstance(node, Disk | Partition)
+    }
+    for node in layout.nodes:
+        match node:
+            case Array():
+                more = array_gain(node, [gain.get(member, 0) for member in node.members if member])
+                gain[node.id] = more
+                yield node.id, replace(node, size_bytes=node.size_bytes + more)
+            case Luks():
+                gain[node.id] = gain.get(node.on, 0)
+                yield node.id, replace(node, size_bytes=node.size_bytes + gain[node.id])
+            case VolumeGroup():
+                physical = tuple(
+                    replace(pv, size_bytes=pv.size_bytes + _extents(gain.get(pv.on, 0), node))
+                    for pv in node.physical
+                )
+                gain[node.id] = sum(_extents(gain.get(pv.on, 0), node) for pv in node.physical)
+                yield node.id, replace(node, physical=physical)
+            case LogicalVolume() if node.id in below:
+                gain[node.id] = lv_gain(node, layout, gain)
+                yield node.id, replace(node, size_bytes=node.size_bytes + gain[node.id])
+            case _:
+                pass
+
+
+def array_gain(array: Array, members: Iterable[int]) -> int:
+    """Return by how much an array grows, at least, whose members grow by `members` bytes."""
+    gains = [align_down(gain, _MD_GRAIN) for gain in members]
+    if not gains or array.metadata is MdMetadata.IMSM:
+        return 0
+    count, least = len(array.members), min(gains)
+    match array.level:
+        case MdLevel.LINEAR | MdLevel.RAID0:
+            # md cannot reshape these by --size: they are made at the new size
+            return sum(gains) if array.level is MdLevel.LINEAR else count * least
+        case MdLevel.RAID1:
+            return least
+        case MdLevel.RAID4 | MdLevel.RAID5:
+            return (count - 1) * least
+        case MdLevel.RAID6:
+            return (count - 2) * least
+        case MdLevel.RAID10:
+            return align_down(count * least // copies_of(array), MiB)
+
+
+def copies_of(array: Array) -> int:
+    """Return how often RAID 10 keeps each block: `near=2` is twice."""
+    _, _, number = array.layout.partition("=")
+    return int(number) if number.isdecimal() and int(number) > 0 else 2
+
+
+def lv_gain(lv: LogicalVolume, layout: Layout, gain: Mapping[str, int]) -> int:
+    """Return by how much a logical volume grows when its group does."""
+    if lv.lv is LvKind.THIN and lv.pool is not None:
+        return gain.get(lv.pool, 0)
+    group = layout.node(lv.on)
+    assert isinstance(group, VolumeGroup)
+    if lv.lv in (LvKind.LINEAR, LvKind.THIN_POOL):
+        return max(0, gain.get(lv.on, 0))
+    if lv.lv is LvKind.STRIPED:
+        return max(0, align_down(gain.get(lv.on, 0), lv.stripes * group.extent_bytes))
+    return 0
+
+
+def _extents(gain: int, group: VolumeGroup) -> int:
+    return align_down(gain, group.extent_bytes) if gain > 0 else 0
+
+
+def _size(node: Node) -> int:
+    return node.size_bytes if isinstance(node, Disk | Partition) else 0
