@@ -58,6 +58,7 @@ _MOST_READ_BYTES: Final = 32 * MiB
 _READERS: Final = 8
 _READY_S: Final = 30.0
 _SYS: Final = Path("/sys/block")
+_SYSFS_UNIT: Final = 512
 _NAME: Final = re.compile(r"nbd\d+")
 
 
@@ -212,7 +213,6 @@ def attached(
             driver.thread.start()
             try:
                 _wait_until_there(driver, size_bytes)
-                block.settle(run)
                 yield device
             except AgentError as error:
                 if export.error is None:
@@ -291,12 +291,16 @@ def _describe(fd: int, device: Path, size_bytes: int, block_bytes: int) -> None:
 def _wait_until_there(driver: _Driver, size_bytes: int) -> None:
     """Return when the kernel serves the device. Raises DiskError if it will not."""
     deadline = time.monotonic() + _READY_S
-    while not (_SYS / driver.device.name / "pid").exists() or (
-        block.size_bytes(driver.device) != size_bytes
-    ):
+    # Not by opening it: whoever opens a device reads of it, and that may take as long as it likes.
+    while not _is_there(_SYS / driver.device.name, size_bytes):
         if not driver.thread.is_alive():
             reason = driver.error.strerror if driver.error else "the kernel gave it up"
             raise DiskError(f"could not attach {driver.device}: {reason}")
         if time.monotonic() > deadline:
             raise DiskError(f"{driver.device} was not there after {_READY_S:g} s")
         time.sleep(0.02)
+
+
+def _is_there(folder: Path, size_bytes: int) -> bool:
+    size = int((folder / "size").read_text()) * _SYSFS_UNIT
+    return (folder / "pid").exists() and size == size_bytes
