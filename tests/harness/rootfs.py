@@ -44,25 +44,45 @@ rm "$1/tmp/early.cfg" "$1/etc/ssh/"ssh_host_*
 rm -rf "$1/var/cache/apt/"* "$1/var/lib/apt/lists/"*
 : > "$1/etc/machine-id"
 """
+# A system that can be put on any layout: what each kind of carrier and filesystem needs.
+STORAGE_PACKAGES = (
+    *PACKAGES,
+    *("btrfs-progs", "cryptsetup", "cryptsetup-initramfs", "lvm2", "mdadm", "xfsprogs"),
+)
+STORAGE_CLEAN = """set -e
+rm -f "$1/etc/ssh/"ssh_host_*
+rm -rf "$1/var/cache/apt/"* "$1/var/lib/apt/lists/"*
+mkdir -p "$1/boot/efi"
+: > "$1/etc/machine-id"
+"""
 
 
 def source_root() -> Path:
     """Return `root.tar`, the tree of the source server as Debian's packages leave it."""
-    return (
-        made_once("rootfs", key_of(SUITE, PACKAGES, LEFT_OUT, BOOT_CODE), _bootstrap) / "root.tar"
+    key = key_of(SUITE, PACKAGES, LEFT_OUT, BOOT_CODE)
+    made = made_once("rootfs", key, lambda folder: _bootstrap(folder, PACKAGES, BOOT_CODE))
+    return made / "root.tar"
+
+
+def storage_root() -> Path:
+    """Return `root.tar`, a tree with the tools of every layout, no boot code made for any."""
+    key = key_of(SUITE, STORAGE_PACKAGES, LEFT_OUT, STORAGE_CLEAN)
+    made = made_once(
+        "rootfs-storage", key, lambda folder: _bootstrap(folder, STORAGE_PACKAGES, STORAGE_CLEAN)
     )
+    return made / "root.tar"
 
 
-def _bootstrap(folder: Path) -> None:
+def _bootstrap(folder: Path, packages: tuple[str, ...], script: str) -> None:
     hook = folder / "boot-code"
-    hook.write_text("#!/bin/sh\n" + BOOT_CODE)
+    hook.write_text("#!/bin/sh\n" + script)
     hook.chmod(0o755)
     folder.chmod(0o755)  # the bootstrap may run under another user id
     words = [
         "mmdebstrap",
         "--mode=" + ("root" if os.geteuid() == 0 else "unshare"),
         "--variant=minbase",
-        "--include=" + ",".join(PACKAGES),
+        "--include=" + ",".join(packages),
         '--aptopt=Acquire::Languages "none"',
         "--customize-hook=" + str(hook),
         *(f"--dpkgopt=path-exclude={path}" for path in LEFT_OUT),
