@@ -1,14 +1,13 @@
 """Disks wiped: choose, ask the drives, plan, show, erase, read back, certify."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
 from agent.errors import AgentError, ClaimRefused, DiskError, DiskState, StepFailed
-from agent.flows.deploy import look_again
 from agent.flows.version import version
 from agent.flows.workplace import Workplace
 from agent.model.event import Level, Logged, PlanMade, StepStarted
@@ -17,6 +16,7 @@ from agent.model.job import Verify, WipeSpec
 from agent.model.wipe import Certificate, PlannedWipe, Verified, Way, WipedDisk
 from agent.model.wire import encode
 from agent.planning.wipe import plan_wipe, render_wipe, wiped_drives
+from agent.probe import probe_drives
 from agent.report import now
 from agent.stream.progress import Meter, Stages
 from agent.system import block
@@ -68,7 +68,7 @@ def _wipe(place: Workplace, disk: PlannedWipe, verify: Verify) -> WipedDisk:
     device = Path(drive.path)
     state = DiskState.UNCHANGED
     try:
-        _check_same(drive, look_again(place.run, drive.path))
+        _check_same(drive, probe_drives(place.run))
         with held(device):
             places, before = _look(device, disk, verify)
             place.confirm_claim()
@@ -109,8 +109,11 @@ def _wipe(place: Workplace, disk: PlannedWipe, verify: Verify) -> WipedDisk:
     )
 
 
-def _check_same(planned: Drive, found: Drive) -> None:
+def _check_same(planned: Drive, drives: Sequence[Drive]) -> None:
     """Raise DiskError unless the disk is still the one that the plan is for, and unused."""
+    found = next((drive for drive in drives if drive.path == planned.path), None)
+    if found is None:
+        raise DiskError(f"{planned.path} is gone")
     if (found.identity, found.serial, found.size_bytes) != (
         planned.identity,
         planned.serial,

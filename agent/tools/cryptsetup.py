@@ -102,30 +102,37 @@ def parse_luks2(text: str, metadata: str, device: Path) -> FoundLuks:
         if reasons := list(_objections(document)):
             raise _unfit(device, reasons)
         (segment,) = document["segments"].values()
-        slots = list(document["keyslots"].values())
-        kdfs = [slot["kdf"] for slot in slots]
+        slots = _slots(document)
+        kdfs = [slot["kdf"] for slot in slots.values()]
         tokens = [str(token["type"])[:64] for token in document["tokens"].values()]
-        token_slots = {
-            number for token in document["tokens"].values() for number in token["keyslots"]
-        }
-        typed = [
-            slot["kdf"] for name, slot in document["keyslots"].items() if name not in token_slots
-        ]
+        by_token = {name for token in document["tokens"].values() for name in token["keyslots"]}
+        typed = [slot["kdf"] for name, slot in slots.items() if name not in by_token]
         return FoundLuks(
             version=2,
             uuid=_word(fields, "UUID").lower(),
             label="" if label == "(no label)" else label,
             cipher=str(segment["encryption"]),
-            key_bytes=int(slots[0]["key_size"]) if slots else 0,
+            key_bytes=int(next(iter(slots.values()))["key_size"]),
             sector_bytes=int(segment["sector_size"]),
             offset_bytes=int(segment["offset"]),
             keyslots=len(slots),
-            kdf=LuksKdf((typed or kdfs or [{"type": "argon2id"}])[0]["type"]),
+            kdf=LuksKdf((typed or kdfs)[0]["type"]),
             kdf_memory_bytes=max((int(kdf.get("memory", 0)) for kdf in kdfs), default=0) * KiB,
             tokens=tuple(dict.fromkeys(tokens)),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise AgentError(f"cannot read cryptsetup's description of {device}: {error!r}") from error
+
+
+def _slots(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the slots that hold the key of the data; others may hold keys of something else."""
+    names = [
+        name
+        for digest in document["digests"].values()
+        if digest["segments"]
+        for name in digest["keyslots"]
+    ]
+    return {name: document["keyslots"][name] for name in sorted(names, key=int)}
 
 
 def _objections(document: Mapping[str, Any]) -> Iterator[str]:
@@ -151,6 +158,8 @@ def _objections(document: Mapping[str, Any]) -> Iterator[str]:
         yield f"its segment has a fixed size, {segments[0]['size']} bytes"
     elif int(segments[0].get("iv_tweak", 0)) != 0:
         yield "its segment has an IV that does not begin at 0"
+    if not _slots(document):
+        yield "it has no key slot: nothing opens it"
 
 
 def open_read_only(run: Runner, device: Path, name: str, key: bytes) -> Path:

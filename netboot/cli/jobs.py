@@ -1,6 +1,8 @@
 """`metalcast job create/ls/show/watch/cancel`."""
 
 import argparse
+import base64
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import yaml
 
 from agent.errors import UsageError
 from agent.model.job import Finish, Job, JobRequest, JobSpec, JobState, Verify
+from agent.model.wipe import WipeMethod
 from agent.model.wire import convert
 from netboot.cli.common import make_client, parse_mac
 from netboot.cli.show import (
@@ -24,7 +27,7 @@ from netboot.cli.watch import progress_line, watch_job
 HINTS = ("serial", "wwn", "model", "vendor", "name", "size", "transport", "hctl", "by-path")
 _PLAIN = (
     *("template", "name", "level", "parent", "damaged"),
-    *("consent", "verify", "finish", "grow"),
+    *("consent", "verify", "finish", "grow", "method", "all_fixed"),
 )
 """Options that are fields of a spec, as they are."""
 
@@ -82,8 +85,38 @@ def _add_create(kinds: Any, common: argparse.ArgumentParser) -> None:
         help="store what cannot be read on the disk as zeros",
     )
     capture.set_defaults(call=create_job, kind="capture")
+    for one in (deploy, capture):
+        _add_keys(one)
+    _add_wipe(kinds.add_parser("wipe", parents=[common, base, disk], help="destroy all data"))
     inspect = kinds.add_parser("inspect", parents=[common, base], help="look, and touch nothing")
     inspect.set_defaults(call=create_job, kind="inspect")
+
+
+def _add_keys(parser: argparse.ArgumentParser) -> None:
+    for name, text in (("passphrase", "its first line opens LUKS"), ("key", "its bytes do")):
+        parser.add_argument(
+            f"--luks-{name}",
+            action="append",
+            metavar="[UUID=]FILE",
+            help=f"{text}: of that container, or of any",
+        )
+
+
+def _add_wipe(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--spec", type=Path, metavar="FILE", help="JSON or YAML; options win")
+    parser.add_argument(
+        "--all-fixed-disks",
+        dest="all_fixed",
+        action="store_const",
+        const=True,
+        help="in place of naming one: every disk that is not USB, removable or read-only",
+    )
+    parser.add_argument("--method", choices=[one.value for one in WipeMethod])
+    parser.add_argument("--verify", choices=[one.value for one in Verify])
+    parser.add_argument(
+        "--consent", action="append", metavar="WORD", help="destroy this: LVM2_member, …"
+    )
+    parser.set_defaults(call=create_job, kind="wipe")
 
 
 def create_job(args: argparse.Namespace) -> int:
@@ -112,13 +145,37 @@ def make_spec(args: argparse.Namespace) -> JobSpec:
         spec["grow"] = None
     hints = {name.replace("-", "_"): _hint(args, name) for name in HINTS}
     if given := {name: value for name, value in hints.items() if value is not None}:
-        spec["disk"] = {**spec.get("disk", {}), **given}
+        if args.kind == "wipe":
+            spec["disks"] = [given]
+        else:
+            spec["disk"] = {**spec.get("disk", {}), **given}
+    if keys := list(_keys(args)):
+        spec["keys"] = [*spec.get("keys", ()), *keys]
     if args.kind == "deploy":
         _add_personal(args, spec)
         if "template" not in spec:
             raise UsageError("which template? give --template REF")
     made: JobSpec = convert(spec, JobSpec, "job")  # type: ignore[arg-type]
     return made
+
+
+def _keys(args: argparse.Namespace) -> Iterator[dict[str, str]]:
+    """Yield the disk keys that the options name, each read from its file: none is in `ps`."""
+    for given in getattr(args, "luks_passphrase", None) or ():
+        device, path = _key_place(given)
+        yield {"device": device, "passphrase": _text(path).partition("\n")[0].rstrip("\r")}
+    for given in getattr(args, "luks_key", None) or ():
+        device, path = _key_place(given)
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise UsageError(f"cannot read {path}") from error
+        yield {"device": device, "key_file_base64": base64.b64encode(data).decode()}
+
+
+def _key_place(given: str) -> tuple[str, Path]:
+    device, equals, path = given.partition("=")
+    return (device.lower(), Path(path)) if equals else ("*", Path(given))
 
 
 def _hint(args: argparse.Namespace, name: str) -> str | None:
