@@ -36,32 +36,94 @@ def grown(
     """Return `parts` with partition `number` grown to the end of the disk.
 
     What lies behind it must be `movable` (by id) and keeps its size at the end. An extended
-    partition grows with what is in it; in front of each logical one stays room for its table.
+    partition grows with the logical one in it, or moves whole when all in it moves. If there is
+    nothing to gain, or something behind is not movable, `parts` stay as they are.
     """
-    ordered = sorted((p for p in parts if not p.is_extended), key=lambda p: p.offset_bytes)
-    at = next(index for index, part in enumerate(ordered) if part.number == number)
-    behind = ordered[at + 1 :]
-    assert all(part.id in movable for part in behind)
-    gaps = [ALIGNMENT if part.number > 4 and room.is_mbr else 0 for part in behind]
-    moved_bytes = sum(
-        align_up(part.size_bytes, ALIGNMENT) + gap for part, gap in zip(behind, gaps, strict=True)
-    )
-    end = align_down(room.usable.end - moved_bytes, ALIGNMENT)
-    target = ordered[at]
-    if end <= target.extent.end:
+    target = next(part for part in parts if part.number == number)
+    box = next((part for part in parts if part.is_extended and _inside(part, parts)), None)
+    behind = [
+        part
+        for part in sorted(parts, key=lambda part: part.offset_bytes)
+        if part.offset_bytes > target.offset_bytes and part is not box
+    ]
+    if any(part.id not in movable and not part.is_extended for part in behind):
         return tuple(parts)
-    placed = {target.id: replace(target, size_bytes=end - target.offset_bytes)}
-    for part, gap in zip(behind, gaps, strict=True):
-        placed[part.id] = replace(part, offset_bytes=end + gap)
-        end = end + gap + align_up(part.size_bytes, ALIGNMENT)
-    result = [placed.get(part.id, part) for part in parts]
-    return tuple(_around(part, result) if part.is_extended else part for part in result)
+    outer, inner = _by_container(behind, box)
+    end = align_down(room.usable.end - sum(map(_room_for, outer)), ALIGNMENT)
+    placed: dict[str, Partition] = {}
+    if box is not None and is_logical(target, box):
+        placed[box.id] = replace(box, size_bytes=end - box.offset_bytes)
+        limit = end - sum(map(_room_for_logical, inner))
+        _place_logical(placed, inner, limit)
+    else:
+        limit = end if box is None or not inner else end - _room_for_container(inner)
+        if box is not None and inner:
+            placed[box.id] = replace(box, offset_bytes=limit, size_bytes=end - limit)
+            _place_logical(placed, inner, limit)
+    if limit <= target.extent.end:
+        return tuple(parts)
+    placed[target.id] = replace(target, size_bytes=limit - target.offset_bytes)
+    for part in outer:
+        placed[part.id] = replace(part, offset_bytes=end)
+        end += _room_for(part)
+    return tuple(placed.get(part.id, part) for part in parts)
 
 
-def _around(box: Partition, parts: Sequence[Partition]) -> Partition:
-    last = max((part.extent.end for part in parts if part.number > 4), default=box.extent.end)
-    end = max(last, box.extent.end)
-    return replace(box, size_bytes=end - box.offset_bytes)
+def is_logical(part: Partition, box: Partition) -> bool:
+    """Return whether `part` lies inside the extended partition `box`."""
+    return part.id != box.id and box.offset_bytes <= part.offset_bytes < box.extent.end
+
+
+def _by_container(
+    parts: Sequence[Partition], box: Partition | None
+) -> tuple[list[Partition], list[Partition]]:
+    """Return those beside `box` and those in it."""
+    inner = _inside(box, parts) if box is not None else []
+    return [part for part in parts if part not in inner], inner
+
+
+def _inside(box: Partition, parts: Sequence[Partition]) -> list[Partition]:
+    return [part for part in parts if is_logical(part, box)]
+
+
+def _room_for(part: Partition) -> int:
+    return align_up(part.size_bytes, ALIGNMENT)
+
+
+def _room_for_logical(part: Partition) -> int:
+    """With what lies in front of it: one sector of it holds the logical partition's own table."""
+    return ALIGNMENT + _room_for(part)
+
+
+def _room_for_container(inner: Sequence[Partition]) -> int:
+    return sum(map(_room_for_logical, inner))
+
+
+def _place_logical(placed: dict[str, Partition], inner: Sequence[Partition], at: int) -> None:
+    for part in inner:
+        placed[part.id] = replace(part, offset_bytes=at + ALIGNMENT)
+        at += _room_for_logical(part)
+
+
+def sector_objections(parts: Sequence[Partition], room: Room) -> tuple[str, ...]:
+    """Return why `parts` cannot lie at the same bytes of a disk with the sectors of `room`.
+
+    Lengths are bytes, so nothing changes for a partition that is made of whole sectors there too.
+    """
+    sector, usable_run = room.sector_bytes, room.usable
+    said = []
+    for part in parts:
+        where = f"partition {part.number}"
+        if part.offset_bytes % sector or part.size_bytes % sector:
+            said.append(
+                f"{where} ({part.size_bytes} bytes from {part.offset_bytes} on) is not made of "
+                f"whole sectors of {sector} bytes"
+            )
+        if part.offset_bytes < usable_run.offset:
+            said.append(f"{where} begins at {part.offset_bytes}, inside the partition table")
+        if part.extent.end > usable_run.end:
+            said.append(f"{where} ends at {part.extent.end}, a table can reach to {usable_run.end}")
+    return tuple(said)
 
 
 def pending(table: PlannedTable, job: str) -> PlannedTable:
