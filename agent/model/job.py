@@ -6,9 +6,11 @@ from typing import Annotated, Any
 import msgspec
 
 from agent.model.event import Failure, Progress
+from agent.model.hwraid import HardwareRaid
 from agent.model.inventory import Inventory
 from agent.model.keys import DiskKey
 from agent.model.mirror import Mirror
+from agent.model.nodes import NodeId
 from agent.model.template import Digest, TemplateName
 from agent.model.wipe import WipeMethod
 from agent.model.wire import Value
@@ -95,6 +97,10 @@ class Identity(Value, frozen=True, kw_only=True):
 class DeploySpec(Value, frozen=True, kw_only=True, tag="deploy", tag_field="kind"):
     template: TemplateRef
     disk: DiskHints = DiskHints()
+    disks: dict[NodeId, DiskHints] | None = None
+    """The disk for each role, an id in the layout: `disk0`, `disk1`. In place of `disk`."""
+    hardware_raid: HardwareRaid | None = None
+    """Volumes that a RAID controller is to have before disks are chosen."""
     network: dict[str, Any] | None = None
     """network-config v2; absent means DHCP on the interface that booted."""
     identity: Identity = Identity()
@@ -107,10 +113,16 @@ class DeploySpec(Value, frozen=True, kw_only=True, tag="deploy", tag_field="kind
     """What the encrypted volumes of the target are opened with from now on."""
     finish: Finish = Finish.REBOOT
 
+    def __post_init__(self) -> None:
+        if self.disks is not None and self.disk != DiskHints():
+            raise ValueError("say `disk` or `disks`, one of them")
+
 
 class CaptureSpec(Value, frozen=True, kw_only=True, tag="capture", tag_field="kind"):
     name: TemplateName
     disk: DiskHints = DiskHints()
+    disks: tuple[DiskHints, ...] = ()
+    """Several, in the order of the roles that they get: `disk0`, `disk1`. In place of `disk`."""
     level: Annotated[int, msgspec.Meta(ge=1, le=19)] | None = None
     """zstd level; absent means: as the upload and the processors allow, 3 or more."""
     parent: TemplateRef | None = None
@@ -124,6 +136,8 @@ class CaptureSpec(Value, frozen=True, kw_only=True, tag="capture", tag_field="ki
     finish: Finish = Finish.POWEROFF
 
     def __post_init__(self) -> None:
+        if self.disks and self.disk != DiskHints():
+            raise ValueError("say `disk` or `disks`, one of them")
         if self.parent and self.parent.partition("@")[0].partition(":")[0] != self.name:
             raise ValueError(f"parent {self.parent!r} is not a template called {self.name!r}")
 
