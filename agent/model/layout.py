@@ -27,6 +27,10 @@ class Xfs(Value, frozen=True, kw_only=True, tag="xfs", tag_field="kind"):
     uuid: Guid
     label: str
     block_bytes: Bytes
+    features: tuple[str, ...] = ()
+    """By the names of mkfs.xfs: `crc`, `reflink`; without `crc` it is of version 4."""
+    sector_bytes: Bytes = 0
+    """No disk with larger sectors can carry it. 0: not recorded; so below."""
 
 
 class Subvolume(Value, frozen=True, kw_only=True):
@@ -58,6 +62,7 @@ class Ntfs(Value, frozen=True, kw_only=True, tag="ntfs", tag_field="kind"):
     label: str
     block_bytes: Bytes
     """The size of its clusters."""
+    sector_bytes: Bytes = 0
 
 
 class Exfat(Value, frozen=True, kw_only=True, tag="exfat", tag_field="kind"):
@@ -65,11 +70,15 @@ class Exfat(Value, frozen=True, kw_only=True, tag="exfat", tag_field="kind"):
     label: str
     block_bytes: Bytes
     """The size of its clusters."""
+    sector_bytes: Bytes = 0
 
 
 class Vfat(Value, frozen=True, kw_only=True, tag="vfat", tag_field="kind"):
     uuid: str
     label: str
+    bits: int = 0
+    """12, 16 or 32 a cluster in its table; 0: not recorded."""
+    sector_bytes: Bytes = 0
 
 
 class Swap(Value, frozen=True, kw_only=True, tag="swap", tag_field="kind"):

@@ -23,11 +23,24 @@ from agent.model.layout import (
     Xfs,
 )
 from agent.system.command import Runner
-from agent.tools import dumpe2fs, ext_bitmaps, fat, partclone, xfs
+from agent.tools import (
+    btrfs,
+    btrfs_map,
+    dumpe2fs,
+    exfat,
+    ext_bitmaps,
+    f2fs,
+    fat,
+    ntfs,
+    partclone,
+    xfs,
+)
 from agent.units import Extent, TiB
 
 _PARTCLONE_BYTES: Final = TiB
-"""Above this, partclone's own bitmap is too much memory, and it looks at every bit of it."""
+"""Above this, partclone's own bitmap is too much memory, and it looks at every bit of it.
+
+Ext and XFS compare the counts of each group as they are read, btrfs those of each block group."""
 
 SecondOpinion = Callable[[threading.Event], None]
 """Raises AgentError if the map is wrong; ends soon after the event is set."""
@@ -107,8 +120,16 @@ def used_map(run: Runner, device: Path, content: Content, size_bytes: int) -> Us
             return _xfs(run, device, size_bytes)
         case Vfat():
             return _vfat(run, device, size_bytes)
-        case Raw() | BootCode() | MbrGap() | Btrfs() | F2fs() | Ntfs() | Exfat():
-            return UsedMap(Extents([Extent(0, size_bytes)]))
+        case Btrfs():
+            return _btrfs(run, device, size_bytes)
+        case F2fs():
+            return _f2fs(run, device, size_bytes)
+        case Ntfs():
+            return _ntfs(run, device, size_bytes)
+        case Exfat():
+            return _exfat(run, device, size_bytes)
+        case Raw() | BootCode() | MbrGap():
+            return _whole(size_bytes)
         case Swap():
             return UsedMap(Extents())
     assert_never(content)
@@ -119,10 +140,8 @@ def _ext(run: Runner, device: Path, size_bytes: int) -> UsedMap:
     dumpe2fs.check_clean(facts, device)
     _check_size(device, facts.size_bytes, size_bytes)
     if "bigalloc" in facts.features:
-        return UsedMap(Extents([Extent(0, facts.size_bytes)]))  # partclone's maps are wrong here
+        return _whole(facts.size_bytes)  # partclone's maps are wrong here
     used = ext_bitmaps.used_extents(device)
-    if facts.size_bytes > _PARTCLONE_BYTES:
-        return UsedMap(used)  # the counts of each group were compared
     return UsedMap(used, _by_partclone(run, device, "extfs", size_bytes, used))
 
 
@@ -131,8 +150,6 @@ def _xfs(run: Runner, device: Path, size_bytes: int) -> UsedMap:
     xfs.check_fit(run, facts, device)
     _check_size(device, facts.size_bytes, size_bytes)
     used = xfs.used_extents(run, device, facts)
-    if facts.size_bytes > _PARTCLONE_BYTES:
-        return UsedMap(used)  # the counts of each group were compared
     return UsedMap(used, _by_partclone(run, device, "xfs", size_bytes, used))
 
 
@@ -144,6 +161,54 @@ def _vfat(run: Runner, device: Path, size_bytes: int) -> UsedMap:
     return UsedMap(used, _by_partclone(run, device, "vfat", size_bytes, used))
 
 
+def _btrfs(run: Runner, device: Path, size_bytes: int) -> UsedMap:
+    facts = btrfs_map.btrfs_facts(device)
+    btrfs.check_fit(facts, device)
+    if not btrfs.is_readable(facts):
+        return _whole(size_bytes)
+    _check_size(device, facts.size_bytes, size_bytes)
+    used = btrfs_map.used_extents(device, facts)
+    if facts.used_bytes > _PARTCLONE_BYTES:
+        return UsedMap(used)  # the counts of each block group were compared
+    # partclone leaves out the second copy of what is kept twice, so it cannot be the second look.
+    return UsedMap(used, lambda stop: btrfs.check_btrfs(run, device, stop))
+
+
+def _f2fs(run: Runner, device: Path, size_bytes: int) -> UsedMap:
+    facts = f2fs.f2fs_facts(device)
+    f2fs.check_fit(facts, device)
+    if not facts.is_readable:
+        return _whole(size_bytes)
+    _check_size(device, facts.size_bytes, size_bytes)
+    used = f2fs.used_extents(device, facts)
+    return UsedMap(used, _by_partclone(run, device, "f2fs", size_bytes, used))
+
+
+def _ntfs(run: Runner, device: Path, size_bytes: int) -> UsedMap:
+    try:
+        facts, used = ntfs.used_extents(device)
+    except ntfs.NotReadable:
+        return _whole(size_bytes)
+    ntfs.check_fit(run, facts, device)
+    _check_size(device, facts.size_bytes, size_bytes)
+    tail = (facts.clusters * facts.cluster_bytes, facts.size_bytes)
+    whole = Extents.of_bounds([*used.bounds(), tail])
+    return UsedMap(whole, _by_partclone(run, device, "ntfs", size_bytes, used))
+
+
+def _exfat(run: Runner, device: Path, size_bytes: int) -> UsedMap:
+    facts, used = exfat.used_extents(device)
+    exfat.check_fit(facts, device)
+    if facts.tables != 1:
+        return _whole(size_bytes)  # two tables with a bitmap each: nothing here makes that
+    _check_size(device, facts.size_bytes, size_bytes)
+    return UsedMap(used, _by_partclone(run, device, "exfat", size_bytes, used))
+
+
+def _whole(size_bytes: int) -> UsedMap:
+    return UsedMap(Extents([Extent(0, size_bytes)]))
+
+
 def _check_size(device: Path, claimed: int, size_bytes: int) -> None:
     if claimed > size_bytes:
         raise SourceUnfit(
@@ -153,7 +218,10 @@ def _check_size(device: Path, claimed: int, size_bytes: int) -> None:
 
 def _by_partclone(
     run: Runner, device: Path, fs: partclone.Filesystem, size_bytes: int, used: Extents
-) -> SecondOpinion:
+) -> SecondOpinion | None:
+    if size_bytes > _PARTCLONE_BYTES:
+        return None
+
     def look(stop: threading.Event) -> None:
         same = Comparison(used, device)
         partclone.read_map(run, device, fs, size_bytes, same.other, stop)

@@ -26,6 +26,8 @@ class ExtFacts:
     first_block: int
     features: tuple[str, ...]
     state: str
+    has_own_journal: bool = True
+    """Or none: the journal is not on another device."""
 
     @property
     def size_bytes(self) -> int:
@@ -64,11 +66,21 @@ def parse_facts(text: str) -> ExtFacts:
         first_block=_number(fields, "First block"),
         features=tuple(_word(fields, "Filesystem features").split()),
         state=_word(fields, "Filesystem state"),
+        has_own_journal="Journal device" not in fields,
     )
 
 
 def check_clean(facts: ExtFacts, device: Path) -> None:
-    """Raise SourceUnfit, with the command that helps, unless the filesystem is clean."""
+    """Raise SourceUnfit, with the command that helps, unless the filesystem is clean.
+
+    One with its journal on another device is refused as well: we cannot look into that journal.
+    """
+    if not facts.has_own_journal:
+        raise SourceUnfit(
+            (f"the ext filesystem on {device} has its journal on another device",),
+            hint="take the journal inside: "
+            f"tune2fs -O ^has_journal {device} && tune2fs -j {device}",
+        )
     if facts.is_clean:
         return
     left = [word for word in _NOT_REPLAYED if word in facts.features]

@@ -34,6 +34,9 @@ class FatShape:
     cluster_bytes: int
     clusters: int
     size_bytes: int
+    sector_bytes: int
+    uuid: str
+    """The volume id as libblkid writes it: `93E1-EE89`."""
     is_dirty: bool
     """Linux and Windows set this mark while the filesystem is mounted for writing."""
 
@@ -60,6 +63,7 @@ def fat_shape(boot: bytes) -> FatShape:
     bits = 12 if clusters < _FAT12_CLUSTERS else 16 if clusters < _FAT16_CLUSTERS else 32
     if table_sectors * sector < -(-(clusters + 2) * bits // 8):
         raise AgentError("not a FAT boot sector: the table is too short for its clusters")
+    serial = struct.unpack_from("<I", boot, 0x43 if bits == 32 else 0x27)[0]
     return FatShape(
         bits=bits,
         table_offset=reserved * sector,
@@ -68,6 +72,8 @@ def fat_shape(boot: bytes) -> FatShape:
         cluster_bytes=per_cluster * sector,
         clusters=clusters,
         size_bytes=sectors * sector,
+        sector_bytes=sector,
+        uuid=f"{serial >> 16:04X}-{serial & 0xFFFF:04X}",
         is_dirty=bool(boot[0x41 if bits == 32 else 0x25] & _DIRTY),
     )
 
@@ -91,13 +97,24 @@ def fat_used_extents(device: Path) -> tuple[FatShape, Extents]:
 
     Raises SourceUnfit, with the command that helps, if it was not unmounted cleanly.
     """
+    shape, used = read_fat(device)
+    check_clean(shape, device)
+    return shape, used
+
+
+def check_clean(shape: FatShape, device: Path) -> None:
+    """Raise SourceUnfit, with the command that helps, if it was not unmounted cleanly."""
+    if shape.is_dirty:
+        raise SourceUnfit(
+            (f"the FAT filesystem on {device} was not unmounted cleanly",),
+            hint=f"start that system and shut it down cleanly, or run: fsck.vfat -a {device}",
+        )
+
+
+def read_fat(device: Path) -> tuple[FatShape, Extents]:
+    """Return shape and used extents of a FAT filesystem, clean or not."""
     with block.opened(device, os.O_RDONLY) as fd:
         shape = fat_shape(_read(fd, 0, _BOOT_BYTES, device))
-        if shape.is_dirty:
-            raise SourceUnfit(
-                (f"the FAT filesystem on {device} was not unmounted cleanly",),
-                hint=f"start that system and shut it down cleanly, or run: fsck.vfat -a {device}",
-            )
         if shape.size_bytes > block.size_bytes(device) or shape.table_bytes > _MAX_TABLE_BYTES:
             raise AgentError(f"the FAT filesystem on {device} is larger than it can be")
         table = _read(fd, shape.table_offset, shape.table_bytes, device)

@@ -9,7 +9,7 @@ from typing import Final, Literal
 from agent.errors import AgentError
 from agent.system.command import Runner, Word
 
-Filesystem = Literal["extfs", "vfat", "xfs"]
+Filesystem = Literal["exfat", "extfs", "f2fs", "ntfs", "vfat", "xfs"]
 
 _ROW: Final = re.compile(rb"0x([0-9A-Fa-f]{1,16})\s+0x([0-9A-Fa-f]{1,16})\s+([+?])")
 _POSITION: Final = re.compile(rb"0x[0-9A-Fa-f]{1,16}\s+\?")

@@ -16,6 +16,22 @@ from agent.system.command import Runner
 
 _TIMEOUT_S: Final = 1800.0
 _FIELD: Final = re.compile(r"^(\w+) = (.*)$", re.M)
+_VERSION: Final = re.compile(r"^versionnum \[.*\] = (\S+)$", re.M)
+_NAMES: Final = {
+    "CRC": "crc",
+    "FTYPE": "ftype",
+    "FINOBT": "finobt",
+    "SPARSE_INODES": "sparse",
+    "RMAPBT": "rmapbt",
+    "REFLINK": "reflink",
+    "INOBTCNT": "inobtcount",
+    "BIGTIME": "bigtime",
+    "NREXT64": "nrext64",
+    "EXCHANGE": "exchange",
+    "PARENT": "parent",
+    "PROJID32BIT": "projid32bit",
+}
+"""xfs_db's words for what mkfs.xfs can be told, by the names there."""
 _STATE: Final = re.compile(r"state: <(\w+)>")
 _RUN: Final = re.compile(rb"\s*(\d+)\s+(\d+)\s+(\d+)\s*")
 _HISTOGRAM: Final = re.compile(rb"\s*from\s+to\s.*")
@@ -41,6 +57,9 @@ class XfsFacts:
     has_realtime: bool
     is_complete: bool
     """False while mkfs or a copy is at work, and for ever after if that was cut short."""
+    sector_bytes: int = 512
+    features: tuple[str, ...] = ()
+    """By the names of mkfs.xfs."""
 
     @property
     def size_bytes(self) -> int:
@@ -53,9 +72,13 @@ class XfsFacts:
 
 def xfs_facts(run: Runner, device: Path) -> XfsFacts:
     """Return what the superblock of `device` says."""
-    names = "uuid fname blocksize dblocks fdblocks agblocks agcount logstart rblocks inprogress"
+    names = (
+        "uuid fname blocksize sectsize dblocks fdblocks agblocks agcount logstart rblocks "
+        "inprogress"
+    )
     try:
-        text = run(["xfs_db", "-r", "-c", "sb 0", "-c", f"p {names}", device]).text
+        words = ["-c", "sb 0", "-c", f"p {names}", "-c", "version"]
+        text = run(["xfs_db", "-r", *words, device]).text
     except CommandFailed as error:
         if "realtime device" not in str(error):
             raise
@@ -80,7 +103,15 @@ def xfs_facts(run: Runner, device: Path) -> XfsFacts:
         has_own_log=number("logstart") != 0,
         has_realtime=number("rblocks") != 0,
         is_complete=number("inprogress") == 0,
+        sector_bytes=number("sectsize"),
+        features=_features(text),
     )
+
+
+def _features(text: str) -> tuple[str, ...]:
+    found = _VERSION.search(text)
+    words = found[1].split(",") if found else []
+    return tuple(_NAMES[word] for word in words if word in _NAMES)
 
 
 def check_fit(run: Runner, facts: XfsFacts, device: Path) -> None:

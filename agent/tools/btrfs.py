@@ -1,0 +1,91 @@
+"""btrfs-progs: check, grow and make; and what a superblock's feature bits are called there."""
+
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from agent.errors import AgentError, CommandFailed, DiskError, SourceUnfit
+from agent.system.command import Runner
+from agent.system.mount import mounted
+from agent.tools.btrfs_map import GROUP_TREE, BtrfsFacts
+
+CHECK_TIMEOUT_S: Final = 12 * 3600.0
+_INCOMPAT: Final = {
+    0x4: "mixed-bg",
+    0x40: "extref",
+    0x100: "skinny-metadata",
+    0x200: "no-holes",
+}
+"""What mkfs.btrfs can be told, by its name there."""
+_FREE_SPACE_TREE: Final = 0x1
+_READABLE: Final = 0x1FFF & ~0x1000
+"""The incompatible features up to raid1c34: the extent tree and chunks are as we know them."""
+_SIMPLE_QUOTA: Final = 0x10000
+_READABLE_RO: Final = 0xF
+_CHOSEN: Final = ("extref", "skinny-metadata", "no-holes", "free-space-tree")
+_NEVER: Final = ("block-group-tree",)
+
+
+def feature_names(facts: BtrfsFacts) -> tuple[str, ...]:
+    """Return the features of a filesystem that mkfs.btrfs has a name for."""
+    found = [name for bit, name in _INCOMPAT.items() if facts.incompat & bit]
+    if facts.compat_ro & _FREE_SPACE_TREE:
+        found.append("free-space-tree")
+    if facts.compat_ro & GROUP_TREE:
+        found.append("block-group-tree")
+    return tuple(found)
+
+
+def is_readable(facts: BtrfsFacts) -> bool:
+    """Return whether we know where this filesystem keeps what is used."""
+    known = _READABLE | _SIMPLE_QUOTA
+    is_known = not facts.incompat & ~known and not facts.compat_ro & ~_READABLE_RO
+    return facts.devices == 1 and is_known
+
+
+def check_fit(facts: BtrfsFacts, device: Path) -> None:
+    """Raise SourceUnfit, with the command that helps, if a log is still to be replayed."""
+    if facts.log_root:
+        raise SourceUnfit(
+            (f"the btrfs on {device} was not unmounted cleanly",),
+            hint=f"start that system and shut it down cleanly, or mount and unmount {device} once, "
+            "which replays its log",
+        )
+
+
+def check_btrfs(run: Runner, device: Path, stop: threading.Event | None = None) -> None:
+    """Check extents, references and trees without writing. Raises DiskError if one is wrong."""
+    try:
+        run(["btrfs", "check", "--readonly", device], timeout_s=CHECK_TIMEOUT_S, stop=stop)
+    except CommandFailed as error:
+        raise DiskError(f"the btrfs on {device} is damaged") from error
+
+
+def grow_btrfs(run: Runner, device: Path, where: Path) -> None:
+    """Let the filesystem take all of its device. It is mounted at `where` meanwhile."""
+    with mounted(run, device, where, "btrfs", "rw,nosuid,nodev,noexec"):
+        run(["btrfs", "filesystem", "resize", "max", where])
+
+
+def make_btrfs(
+    run: Runner,
+    device: Path,
+    *,
+    uuid: str,
+    label: str,
+    sector_bytes: int,
+    features: Iterable[str],
+) -> None:
+    """Make an empty btrfs on one device with no more than `features`."""
+    wanted = set(features)
+    if unknown := wanted - {*_CHOSEN, *_INCOMPAT.values(), *_NEVER}:
+        raise AgentError(f"mkfs.btrfs knows no feature {min(unknown)!r}")
+    choices = [name if name in wanted else f"^{name}" for name in _CHOSEN]
+    words: list[str | Path] = ["mkfs.btrfs", "--quiet", "--force", "--nodiscard"]
+    words += [f"--uuid={uuid}", f"--features={','.join([*choices, *(f'^{n}' for n in _NEVER)])}"]
+    if label:
+        words.append(f"--label={label}")
+    if sector_bytes:
+        words.append(f"--sectorsize={sector_bytes}")
+    run([*words, device])
