@@ -56,7 +56,7 @@ class NvmeFacts:
     format_index: int
     """The namespace's present LBA format; a format keeps it."""
     metadata_settings: int
-    """Command dword 10's bits 4 to 7, so that metadata and protection stay as they are."""
+    """The other bits of a format's dword 10 that keep metadata and protection as they are."""
 
 
 def parse_identify(controller: bytes, namespace: bytes, active: bytes) -> NvmeFacts:
@@ -73,7 +73,7 @@ def parse_identify(controller: bytes, namespace: bytes, active: bytes) -> NvmeFa
         formats = (*crypto, Way.FORMAT_USER_DATA)
     listed = struct.unpack_from("<1024I", active)
     size, protection = namespace[26], namespace[29]
-    settings = ((size >> 4) & 1) << 4 | (protection & 7) << 5
+    settings = (size >> 4 & 1) << 4 | (protection & 0xF) << 5 | (size >> 5 & 3) << 12
     return NvmeFacts(
         sanitize=tuple(way for bit, way in ways if sanitize >> bit & 1),
         formats=formats,
