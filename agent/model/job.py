@@ -11,6 +11,7 @@ from agent.model.inventory import Inventory
 from agent.model.keys import DiskKey
 from agent.model.mirror import Mirror
 from agent.model.nodes import NodeId
+from agent.model.storage import Shape, WantedLayout
 from agent.model.template import Digest, TemplateName
 from agent.model.wipe import WipeMethod
 from agent.model.wire import Value
@@ -55,7 +56,9 @@ Word = Annotated[str, msgspec.Meta(pattern=r"^[ -~]{1,256}$(?!\n)")]
 class DiskHints(Value, frozen=True, kw_only=True):
     """What the wanted disk is like; every hint given must match. The names are Ironic's.
 
-    `size` is `>=100GiB`, `<=2TiB`, `==480GB` or a bare number of GiB.
+    `size` is `>=100GiB`, `<=2TiB`, `==480GB`, `<range-in> [ 100 200 ]` or a bare number of GiB.
+    Text is `TEXT`, `<in> PART`, `s== TEXT`, `s!= TEXT`, `<or> A <or> B` or `<all-in> A B`. A disk
+    that can be pulled out is only meant by its whole serial, wwn or by_path.
     """
 
     name: Word | None = None
@@ -106,6 +109,8 @@ class DeploySpec(Value, frozen=True, kw_only=True, tag="deploy", tag_field="kind
     identity: Identity = Identity()
     grow: str | None = "/"
     """Which mount point gets the rest of a bigger disk; null leaves it free."""
+    layout: WantedLayout = Shape.SAME
+    """The template's own, one by name, or a storage configuration."""
     consent: tuple[Word, ...] = ()
     """Valuable things on the target that may be destroyed: `LVM2_member`, `crypto_LUKS`, …"""
     verify: Verify = Verify.SAMPLE

@@ -4,21 +4,16 @@ The first disk is never taken for the right one: with several that match, or non
 all of them says why each was passed over and which argument would choose it.
 """
 
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from agent.errors import PlanRefused, UsageError
+from agent.errors import PlanRefused
 from agent.model.inventory import Drive, Transport
 from agent.model.job import DiskHints
-from agent.units import GiB, format_bytes, parse_bytes
+from agent.planning.hint_words import is_exact, size_test, text_test
+from agent.units import format_bytes
 
-_SIZE: Final = re.compile(r"(>=|<=|==|=|>|<)?\s*(\d.*)")
-_NEAR: Final = 0.01
-"""Makers round sizes: `==480GB` is met within one percent."""
-_TEXT_HINTS: Final = ("model", "vendor", "serial")
-_BY_PATH: Final = "/dev/disk/by-path/"
 _CHOOSING: Final = ("wwn", "serial", "by_path", "hctl", "name")
 """The hints that may single out one disk, the most lasting first."""
 
@@ -38,7 +33,7 @@ def pick_disk(hints: DiskHints, drives: Sequence[Drive]) -> Drive:
     or by_path names them. Raises PlanRefused, with every drive in a table, unless exactly one
     matches; UsageError if the size hint cannot be read.
     """
-    verdicts = tuple(Verdict(drive, tuple(_reasons(hints, drive))) for drive in drives)
+    verdicts = judge(hints, drives)
     matching = [verdict.drive for verdict in verdicts if not verdict.reasons]
     if len(matching) == 1:
         return matching[0]
@@ -59,6 +54,11 @@ def pick_disk(hints: DiskHints, drives: Sequence[Drive]) -> Drive:
     raise PlanRefused((headline, *rows), hint=hint)
 
 
+def judge(hints: DiskHints, drives: Sequence[Drive]) -> tuple[Verdict, ...]:
+    """Return of each drive whether `hints` mean it. Raises UsageError for an unreadable hint."""
+    return tuple(Verdict(drive, tuple(_reasons(hints, drive))) for drive in drives)
+
+
 def describe_hints(hints: DiskHints) -> str:
     """Return the hints that were given, as a person wrote them."""
     given = [f"{name}={value}" for name, value in _given(hints)]
@@ -74,19 +74,22 @@ def choosing_hint(drive: Drive, drives: Sequence[Drive]) -> tuple[str, str]:
     return "name", drive.path
 
 
-def kernel_argument(name: str, value: str) -> str:
-    """Return a hint as it is written on a kernel command line."""
-    text = f"metalcast.disk.{name}={value}"
+def kernel_argument(name: str, value: str, role: str | None = None) -> str:
+    """Return a hint as it is written on a kernel command line; `role` if there are several."""
+    text = f"metalcast.disk.{role + '.' if role else ''}{name}={value}"
     return f'"{text}"' if " " in value else text
 
 
-def command_argument(name: str, value: str) -> str:
-    """Return a hint as it is written for `agent`."""
+def command_argument(name: str, value: str, role: str | None = None) -> str:
+    """Return a hint as it is written for `agent`; `role` if there are several."""
+    if role:
+        text = f"--disk {role}:{name}={value}"
+        return f'--disk "{role}:{name}={value}"' if " " in value else text
     text = f"--disk-{name.replace('_', '-')} "
     return text + (f'"{value}"' if " " in value else value)
 
 
-def render_candidates(verdicts: Sequence[Verdict]) -> tuple[str, ...]:
+def render_candidates(verdicts: Sequence[Verdict], role: str | None = None) -> tuple[str, ...]:
     """Return a line for each drive, columns aligned: what it is, and why it was passed over."""
     drives = [verdict.drive for verdict in verdicts]
     table = [
@@ -95,7 +98,7 @@ def render_candidates(verdicts: Sequence[Verdict]) -> tuple[str, ...]:
             format_bytes(drive.size_bytes),
             drive.transport.value,
             drive.model or "-",
-            command_argument(*choosing_hint(drive, drives)),
+            command_argument(*choosing_hint(drive, drives), role),
             summarize_contents(drive),
             "; ".join(verdict.reasons) or "matches",
         )
@@ -119,7 +122,7 @@ def summarize_contents(drive: Drive) -> str:
 
 
 def _reasons(hints: DiskHints, drive: Drive) -> Iterator[str]:
-    if not (hints.serial or hints.wwn or hints.by_path):
+    if not any(is_exact(hint) for hint in (hints.serial, hints.wwn, hints.by_path)):
         yield from _by_default(drive)
     for name, wanted in _given(hints):
         if not _matches(name, wanted, drive):
@@ -162,56 +165,5 @@ def _matches(name: str, wanted: str | bool, drive: Drive) -> bool:
         return drive.rotational is wanted
     if name == "size":
         return size_test(wanted)(drive.size_bytes)
-    if name == "name":
-        return drive.path == "/dev/" + wanted.removeprefix("/dev/")
     has = _value(drive, name)
-    if has is None:
-        return False
-    if name == "wwn":
-        return _plain_wwn(has) == _plain_wwn(wanted)
-    if name == "by_path":
-        return has.removeprefix(_BY_PATH) == wanted.removeprefix(_BY_PATH)
-    has, wanted = _folded(has), _folded(wanted)
-    if name in _TEXT_HINTS and wanted.startswith("<in> "):
-        return wanted.removeprefix("<in> ") in has
-    return has == wanted
-
-
-def size_test(text: str) -> Callable[[int], bool]:
-    """Return the test that a size hint means: `>=100GiB`, `<2TB`, `==480GB`, `447` (whole GiB).
-
-    Raises UsageError for anything else.
-    """
-    found = _SIZE.fullmatch(text.strip())
-    try:
-        if not found:
-            raise ValueError(f"not a size: {text!r}")
-        operator, number = found.groups()
-        in_gib = number.isdecimal()
-        wanted = int(number) * GiB if in_gib else parse_bytes(number)
-    except ValueError as error:
-        raise UsageError(
-            f"disk size {text!r} cannot be read", hint="write >=100GiB, <=2TiB, ==480GB, or GiB"
-        ) from error
-    match operator:
-        case ">=":
-            return lambda size: size >= wanted
-        case "<=":
-            return lambda size: size <= wanted
-        case ">":
-            return lambda size: size > wanted
-        case "<":
-            return lambda size: size < wanted
-        case _ if in_gib:
-            return lambda size: size // GiB == wanted // GiB
-        case _:
-            return lambda size: abs(size - wanted) <= _NEAR * wanted
-
-
-def _plain_wwn(text: str) -> str:
-    """Return a WWN without the prefix that each tool writes its own way."""
-    return re.sub(r"^(?:wwn-|nvme-(?=eui\.))?(?:0x|naa\.|eui\.)?", "", text.strip().lower())
-
-
-def _folded(text: str) -> str:
-    return " ".join(text.split()).casefold()
+    return has is not None and text_test(name, wanted)(has)

@@ -5,7 +5,8 @@ import pytest
 from agent.errors import PlanRefused, UsageError, hint_of
 from agent.model.inventory import Drive, Found, Transport
 from agent.model.job import DiskHints
-from agent.planning.hints import pick_disk, size_test
+from agent.planning.hint_words import size_test
+from agent.planning.hints import pick_disk
 from agent.units import GiB
 
 
