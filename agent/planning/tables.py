@@ -126,6 +126,57 @@ def sector_objections(parts: Sequence[Partition], room: Room) -> tuple[str, ...]
     return tuple(said)
 
 
+def logical_objections(parts: Sequence[Partition], sector_bytes: int) -> tuple[str, ...]:
+    """Return why the logical partitions of an MBR cannot be as `parts` say.
+
+    They are a chain, numbered in its order. The table of each lies in the sector in front of it;
+    that of the first at the start of the extended partition.
+    """
+    box = next((part for part in parts if part.is_extended), None)
+    if box is None:
+        return ()
+    chain = sorted(_inside(box, parts), key=lambda part: part.number)
+    said = []
+    if [part.number for part in chain] != list(range(5, 5 + len(chain))):
+        numbers = ", ".join(str(part.number) for part in chain)
+        said.append(f"the logical partitions are numbered {numbers}: they must follow on from 5")
+    for part in chain:
+        front = part.offset_bytes - sector_bytes
+        taken = [other for other in chain if other.offset_bytes <= front < other.extent.end]
+        first = part is not chain[0] and front == box.offset_bytes
+        if taken or first or front < box.offset_bytes:
+            said.append(f"logical partition {part.number} has no room in front for its table")
+    return tuple(said)
+
+
+def moved_hybrid(
+    entries: str,
+    was: Sequence[Partition],
+    was_sector_bytes: int,
+    now: Sequence[Partition],
+    now_sector_bytes: int,
+) -> str:
+    """Return the entries of a hybrid MBR (64 bytes, hexadecimal) for partitions that were changed.
+
+    An entry with the place of one of `was` gets that of the same number in `now`. The protective
+    ones stay. Raises ValueError for a partition that an MBR cannot reach.
+    """
+    places = {part.offset_bytes: part.number for part in was}
+    after = {part.number: part.extent for part in now}
+    data = bytearray.fromhex(entries)
+    for at in range(0, len(data), 16):
+        start = int.from_bytes(data[at + 8 : at + 12], "little") * was_sector_bytes
+        number = places.get(start)
+        if data[at + 4] in (0, 0xEE) or number is None or number not in after:
+            continue
+        extent = after[number]
+        sectors = (extent.offset // now_sector_bytes, extent.size // now_sector_bytes)
+        if max(sectors) >= _MBR_SECTORS:
+            raise ValueError(f"partition {number} is out of reach of a hybrid MBR")
+        data[at + 8 : at + 16] = b"".join(value.to_bytes(4, "little") for value in sectors)
+    return data.hex()
+
+
 def pending(table: PlannedTable, job: str) -> PlannedTable:
     """Return `table` with every partition of the pending type, without a word that boots."""
     is_gpt = isinstance(table.table, Gpt)

@@ -57,6 +57,10 @@ PENDING_STUB: Final = _stub()
 
 GAP_MAX_BYTES: Final = 1024 * 1024
 """Where partitions have begun since 2008; a boot loader embeds less."""
+RECORD_OFFSET: Final = 512 * 1024
+RECORD_BYTES: Final = 4 * 1024
+RECORD_MAGIC: Final = b"METALCAST RECORD\n"
+"""Our own note about the last deployment, in front of the first partition."""
 
 
 def read_boot_code(device: Path) -> bytes:
@@ -93,12 +97,41 @@ def read_gap(device: Path, sector_bytes: int, first_offset: int) -> int:
     """Return how much of the gap between the first sector and the first partition holds something.
 
     In bytes from the second sector on, whole sectors; more than `GAP_MAX_BYTES` is never looked at.
+    A record that a deployment left there counts as nothing.
     """
     end = min(first_offset, sector_bytes + GAP_MAX_BYTES)
     if end <= sector_bytes:
         return 0
-    used = len(read_at(device, sector_bytes, end - sector_bytes).rstrip(b"\0"))
+    data = bytearray(read_at(device, sector_bytes, end - sector_bytes))
+    at = RECORD_OFFSET - sector_bytes
+    if data[at : at + len(RECORD_MAGIC)] == RECORD_MAGIC:
+        data[at : at + RECORD_BYTES] = bytes(len(data[at : at + RECORD_BYTES]))
+    used = len(data.rstrip(b"\0"))
     return -(-used // sector_bytes) * sector_bytes
+
+
+def is_filesystem(sector: bytes | bytearray) -> bool:
+    """Return whether a first sector is that of a FAT on the bare disk, not an MBR.
+
+    Both end in the same two bytes. What decides is the kernel's rule: an MBR's entries all begin
+    with 0 or 80, and one that names nothing counts less than FAT's own header.
+    """
+    entries = [
+        sector[at : at + _ENTRY_BYTES] for at in range(_ENTRIES_AT, _SIGNATURE_AT, _ENTRY_BYTES)
+    ]
+    names_something = any(entry[4] and any(entry[12:16]) for entry in entries)
+    if names_something and all(entry[0] in (0, 0x80) for entry in entries):
+        return False
+    cluster = sector[13]
+    return (
+        sector[0] in (0xE9, 0xEB)
+        and int.from_bytes(sector[11:13], "little") in (512, 1024, 2048, 4096)
+        and cluster > 0
+        and cluster & (cluster - 1) == 0
+        and any(sector[14:16])
+        and sector[16] in (1, 2)
+        and sector[21] >= 0xF0
+    )
 
 
 def is_boot_code(code: bytes) -> bool:

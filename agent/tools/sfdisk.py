@@ -12,6 +12,7 @@ from agent.model.nodes import Gpt, Mbr, Table
 from agent.model.table import PlannedPartition, PlannedTable
 from agent.model.wire import BadDocument
 from agent.system.command import Runner
+from agent.tools import boot_sector
 
 _PLAIN: Final = frozenset(
     b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789 .,:_+-=/()"
@@ -19,6 +20,8 @@ _PLAIN: Final = frozenset(
 BOOTABLE: Final = "bootable"
 """The attribute of an MBR partition that is active."""
 _FIRST_PARTITION_BYTES: Final = 1024 * 1024
+_MBR_SECTORS: Final = 2**32
+"""An MBR counts in 32 bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +40,15 @@ class FoundTable:
 def table_script(table: PlannedTable) -> str:
     """Return the sfdisk script for `table`. Bytes become sectors here and nowhere else.
 
-    Raises ValueError for a partition that is not made of whole sectors.
+    Raises ValueError for a partition that is not made of whole sectors, or out of an MBR's reach.
     """
+    reach = _MBR_SECTORS * table.sector_bytes if isinstance(table.table, Mbr) else None
     lines = [*_head(table), ""]
     for part in table.partitions:
+        if reach is not None and part.extent.end > reach:
+            raise ValueError(
+                f"partition {part.number} ends at {part.extent.end}, an MBR at {reach}"
+            )
         fields = [
             f"start={_sectors(part.offset_bytes, table.sector_bytes)}",
             f"size={_sectors(part.size_bytes, table.sector_bytes)}",
@@ -80,7 +88,8 @@ def _head(table: PlannedTable) -> list[str]:
 def write_table(run: Runner, device: Path, table: PlannedTable) -> None:
     """Write `table` to both ends of `device`; the kernel is told by `block.reread_table`.
 
-    The boot code in the first sector stays, and so does whatever lies inside the partitions.
+    The boot code in the first sector stays, and so does whatever lies inside the partitions. The
+    entries of a hybrid MBR go: only a protective one is left.
     """
     run(
         [
@@ -97,13 +106,20 @@ def write_table(run: Runner, device: Path, table: PlannedTable) -> None:
 
 
 def read_table(run: Runner, device: Path) -> FoundTable | None:
-    """Return the table of `device`, None if it has none that sfdisk knows."""
+    """Return the table of `device`, None if it has none that sfdisk knows.
+
+    The first sector of a FAT ends like an MBR's, and sfdisk takes it for one: a filesystem on the
+    bare disk is no table.
+    """
     answer = run(["sfdisk", "--json", device], ok=(0, 1))
     if answer.status == 1:
         if "does not contain a recognized partition table" in answer.stderr:
             return None
         raise DiskError(f"could not read the partition table of {device}: {answer.stderr.strip()}")
-    return parse_table(answer.text)
+    found = parse_table(answer.text)
+    if found.label == "dos" and boot_sector.is_filesystem(boot_sector.read_at(device, 0, 512)):
+        return None
+    return found
 
 
 def parse_table(text: str) -> FoundTable:

@@ -8,7 +8,15 @@ from hypothesis import strategies as st
 
 from agent.model.nodes import ESP_TYPE, MBR_PENDING_TYPE, PENDING_TYPE, Gpt, Mbr, Partition
 from agent.model.table import PlannedPartition, PlannedTable
-from agent.planning.tables import Room, grown, is_logical, pending, sector_objections
+from agent.planning.tables import (
+    Room,
+    grown,
+    is_logical,
+    logical_objections,
+    moved_hybrid,
+    pending,
+    sector_objections,
+)
 from agent.units import GiB, KiB, MiB, TiB
 from tests.unit.make_plan import DISK_UUID, guid
 
@@ -194,3 +202,41 @@ def test_a_pending_gpt_boots_nothing_and_is_no_hybrid() -> None:
     assert [(one.type, one.name) for one in table.partitions] == [(PENDING_TYPE, "pending:j-1")]
     assert not table.partitions[0].attributes
     assert table.table == Gpt(uuid=DISK_UUID)
+
+
+def test_logical_partitions_are_a_chain_with_room_for_its_links() -> None:
+    box = part(2, 100 * MiB, 100 * MiB, "f")
+    ends_at = 101 * MiB + 512
+    good = (box, part(6, 101 * MiB, 512), part(5, ends_at + 512, MiB))
+    assert logical_objections(good, 512) == ()
+    assert logical_objections((part(1, MiB, MiB), part(4, 3 * MiB, MiB)), 512) == ()
+    (hole,) = logical_objections((box, part(5, 101 * MiB, MiB), part(7, 103 * MiB, MiB)), 512)
+    assert "numbered 5, 7: they must follow on from 5" in hole
+    touching = (box, part(5, 101 * MiB, MiB), part(6, 102 * MiB, MiB))
+    assert logical_objections(touching, 512) == (
+        "logical partition 6 has no room in front for its table",
+    )
+    first_link = (box, part(6, 100 * MiB + 512, 512), part(5, 102 * MiB, MiB))
+    assert "partition 6 has no room" in logical_objections(first_link, 512)[0]
+    assert "partition 5 has no room" in logical_objections((box, part(5, 100 * MiB, MiB)), 512)[0]
+
+
+def entry(kind: int, start: int, sectors: int) -> bytes:
+    numbers = start.to_bytes(4, "little") + sectors.to_bytes(4, "little")
+    return bytes([0x80, 0, 2, 0, kind, 255, 255, 255]) + numbers
+
+
+def test_a_hybrid_follows_its_partitions() -> None:
+    was = (part(1, MiB, MiB), part(2, 4 * MiB, 8 * MiB))
+    now = (part(1, MiB, MiB), part(2, 4 * MiB, GiB))
+    blank = bytes(16)
+    lone = entry(0x83, 77, 5)  # names nothing that the GPT has
+    before = entry(0xEE, 1, 2047) + entry(0xEF, 2048, 2048) + entry(0x83, 8192, 16384)
+    after = entry(0xEE, 1, 2047) + entry(0xEF, 2048, 2048) + entry(0x83, 8192, GiB // 512)
+    assert moved_hybrid((before + blank).hex(), was, 512, was, 512) == (before + blank).hex()
+    assert moved_hybrid((before + lone).hex(), was, 512, now, 512) == (after + lone).hex()
+    scaled = moved_hybrid((before + blank).hex(), was, 512, now, 4096)
+    assert scaled[64:96] == entry(0x83, 1024, GiB // 4096).hex()
+    far = (part(2, 4 * TiB, GiB),)
+    with pytest.raises(ValueError, match="partition 2 is out of reach"):
+        moved_hybrid((before + blank).hex(), was, 512, far, 512)
