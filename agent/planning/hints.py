@@ -74,14 +74,14 @@ def choosing_hint(drive: Drive, drives: Sequence[Drive]) -> tuple[str, str]:
     return "name", drive.path
 
 
-def kernel_argument(name: str, value: str, role: str | None = None) -> str:
-    """Return a hint as it is written on a kernel command line; `role` if there are several."""
-    text = f"metalcast.disk.{role + '.' if role else ''}{name}={value}"
+def kernel_argument(name: str, value: str) -> str:
+    """Return a hint as it is written on a kernel command line."""
+    text = f"metalcast.disk.{name}={value}"
     return f'"{text}"' if " " in value else text
 
 
 def command_argument(name: str, value: str, role: str | None = None) -> str:
-    """Return a hint as it is written for `agent`; `role` if there are several."""
+    """Return a hint as it is written for `agent`, or with a `role` also for `metalcast job`."""
     if role:
         text = f"--disk {role}:{name}={value}"
         return f'--disk "{role}:{name}={value}"' if " " in value else text

@@ -13,6 +13,7 @@ from agent.model.job import DiskHints
 from agent.planning.hints import (
     Verdict,
     choosing_hint,
+    command_argument,
     describe_hints,
     judge,
     kernel_argument,
@@ -162,7 +163,7 @@ class _Choice:
         role = missing[0]
         candidates = _matching(self._with_taken(self.verdicts(role))) or list(self.drives)
         spelled = " or ".join(
-            kernel_argument(*choosing_hint(drive, self.drives), role if several else None)
+            _spelled(*choosing_hint(drive, self.drives), role if several else None)
             for drive in candidates[:4]
         )
         return PlanRefused(tuple(lines), hint=f"name the disk: {spelled}" if spelled else None)
@@ -175,6 +176,10 @@ class _Choice:
             else one
             for one in verdicts
         )
+
+
+def _spelled(name: str, value: str, role: str | None) -> str:
+    return command_argument(name, value, role) if role else kernel_argument(name, value)
 
 
 def _matching(verdicts: Iterable[Verdict]) -> list[Drive]:

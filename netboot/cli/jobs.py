@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from agent.errors import UsageError
+from agent.model.disk_words import parse_role_hints
 from agent.model.job import Finish, Job, JobRequest, JobSpec, JobState, Verify
 from agent.model.wipe import WipeMethod
 from agent.model.wire import convert
@@ -57,6 +58,13 @@ def _add_create(kinds: Any, common: argparse.ArgumentParser) -> None:
     disk = argparse.ArgumentParser(add_help=False)
     for hint in HINTS:
         disk.add_argument(f"--disk-{hint}", metavar=hint.upper(), help=f"the disk's {hint}")
+    disk.add_argument(
+        "--disk",
+        action="append",
+        dest="role_hints",
+        metavar="ROLE:HINT=VALUE",
+        help="one of several disks: disk1:serial=XYZ; repeatable",
+    )
     deploy = kinds.add_parser("deploy", parents=[common, base, disk], help="write a template")
     deploy.add_argument("--template", metavar="REF", help="NAME, NAME:TAG or NAME@sha256:…")
     deploy.add_argument("--spec", type=Path, metavar="FILE", help="JSON or YAML; options win")
@@ -149,6 +157,10 @@ def make_spec(args: argparse.Namespace) -> JobSpec:
             spec["disks"] = [given]
         else:
             spec["disk"] = {**spec.get("disk", {}), **given}
+    if roles := parse_role_hints(getattr(args, "role_hints", None) or ()):
+        if given:
+            raise UsageError("--disk and --disk-HINT do not go together")
+        _add_roles(spec, roles)
     if keys := list(_keys(args)):
         spec["keys"] = [*spec.get("keys", ()), *keys]
     if args.kind == "deploy":
@@ -157,6 +169,21 @@ def make_spec(args: argparse.Namespace) -> JobSpec:
             raise UsageError("which template? give --template REF")
     made: JobSpec = convert(spec, JobSpec, "job")  # type: ignore[arg-type]
     return made
+
+
+def _add_roles(spec: dict[str, Any], roles: dict[str, dict[str, Any]]) -> None:
+    """Add the disk of each role. What is captured or wiped has no layout yet: their order counts.
+
+    Raises UsageError for the source of a capture unless the roles are disk0, disk1, ….
+    """
+    if spec["kind"] == "deploy":
+        before = spec.get("disks") or {}
+        spec["disks"] = {**before, **{r: {**before.get(r, {}), **h} for r, h in roles.items()}}
+        return
+    names = [f"disk{number}" for number in range(len(roles))]
+    if set(names) != set(roles):
+        raise UsageError(f"--disk: {len(roles)} disks are {', '.join(names)}")
+    spec["disks"] = [roles[name] for name in names]
 
 
 def _keys(args: argparse.Namespace) -> Iterator[dict[str, str]]:

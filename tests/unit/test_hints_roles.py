@@ -62,8 +62,7 @@ def test_what_is_left_to_chance_is_refused_with_the_argument_for_each_candidate(
     )
     assert "--disk disk1:wwn=0x5002538e00000062" in rows[1]
     assert hint_of(refused.value) == (
-        "name the disk: metalcast.disk.disk1.wwn=0x5002538e00000062"
-        " or metalcast.disk.disk1.wwn=0x5002538e00000063"
+        "name the disk: --disk disk1:wwn=0x5002538e00000062 or --disk disk1:wwn=0x5002538e00000063"
     )
 
 
