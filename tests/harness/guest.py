@@ -38,9 +38,13 @@ class GuestTest:
 
 
 def run_in_guest(
-    paths: Sequence[str], folder: Path, image: Path, timeout_s: float = 900
+    paths: Sequence[str],
+    folder: Path,
+    image: Path,
+    timeout_s: float = 900,
+    more: Sequence[Disk] = (),
 ) -> tuple[GuestTest, ...]:
-    """Run the tests at `paths` in a guest and return how each went.
+    """Run the tests at `paths` in a guest, with the disks `more`, and return how each went.
 
     Raises AssertionError when the guest did not come to an end of its own.
     """
@@ -56,7 +60,7 @@ def run_in_guest(
     hardware = Hardware(
         "guest",
         memory_mib=2048,
-        disks=tuple(disks),
+        disks=(*disks, *more),
         nics=(Nic("52:54:00:12:34:31"),),
         kernel=Kernel(image / "vmlinuz", initrd, "console=ttyS0,115200"),
     )

@@ -19,7 +19,7 @@ SIZE_BYTES = 2 * GiB
 SERIAL = "SOURCE-0001"
 HOSTNAME = "source-server"
 PASSWORD = "metalcast"  # of root, on the serial console of a machine that nobody else can reach
-_PASSWORD_HASH = (
+PASSWORD_HASH = (
     "$6$metalcast$."
     "CR62lEEREAwbkcoJ3AzJIYdbFwRwjh9A4b35INgEs9oIFTDZnOlYaXaL.FWZF9u359KWM/Kl4mp7r4B7gSAA1"
 )
@@ -43,7 +43,7 @@ _MAKE_ROOT = f"""set -e
 mkdir "$3" && cd "$3"
 tar --extract --file "$1" --numeric-owner --preserve-permissions --exclude './dev/*'
 cp -R --no-preserve=ownership "$2/." .
-sed -i 's|^root:[^:]*:|root:{_PASSWORD_HASH}:|' etc/shadow
+sed -i 's|^root:[^:]*:|root:{PASSWORD_HASH}:|' etc/shadow
 for service in systemd-networkd ssh; do
     ln -sf /usr/lib/systemd/system/$service.service etc/systemd/system/multi-user.target.wants/
 done
