@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, assert_never
@@ -24,6 +24,7 @@ from agent.identity.configure import NetworkFiles, Touched, configure
 from agent.model.event import Level, Logged, StepStarted
 from agent.model.inventory import Drive, Inventory
 from agent.model.job import Verify
+from agent.model.layout import BOOT_CODE_BYTES
 from agent.model.plan import Plan
 from agent.model.steps import (
     CheckFilesystems,
@@ -48,10 +49,11 @@ from agent.model.steps import (
 )
 from agent.model.table import PlannedTable
 from agent.report import Report, now, silent
+from agent.reshape import copy_files, parts_of, renew, take_boot
 from agent.system import block
 from agent.system.command import Runner
 from agent.system.hold import held
-from agent.system.mount import TARGET_OPTIONS, Part, mounted_system
+from agent.system.mount import TARGET_OPTIONS, mounted_system
 from agent.tools import boot_sector, efibootmgr, filesystems, wipefs
 from agent.tools.mkswap import make_swap
 from agent.units import Extent, MiB
@@ -85,6 +87,10 @@ class Source(Protocol):
 
     def small(self, volume: str, max_bytes: int) -> bytes:
         """Return a tiny volume whole."""
+        ...
+
+    def view(self, volume: str) -> AbstractContextManager[Path]:
+        """Show the volume as a read-only block device, fetched as it is read."""
         ...
 
 
@@ -131,6 +137,9 @@ class Done:
     """What `apply` did and learnt on the way."""
 
     heads: dict[str, bytes] = field(default_factory=dict)
+    """What is withheld of each volume until the commit."""
+    codes: dict[str, bytes] = field(default_factory=dict)
+    """The boot code of each disk."""
     verified: set[str] = field(default_factory=set)
     filesystems_checked: bool = False
     touched: tuple[Touched, ...] = ()
@@ -219,10 +228,18 @@ def carry_out(
             device = devices.path(step.node)
             filesystems.grow(host.run, device, step.content, host.mount_dir)
             block.flush(device)
-        case MakeFilesystem() | CopyFiles() | RenewBoot():
-            raise DiskError(f"{step.summary()}: another layout is not made yet")
+        case MakeFilesystem():
+            device = devices.path(step.node)
+            filesystems.make_filesystem(host.run, device, step.content)
+            block.flush(device)
+        case CopyFiles():
+            copy_files(host.run, step, devices, host.source.view, host.mount_dir, report)
+        case RenewBoot():
+            done.touched += renew(host.run, step, plan, devices, host.mount_dir)
+            done.codes, heads = take_boot(plan, devices)
+            done.heads |= heads
         case ConfigureSystem():
-            done.touched = configure_system(step, host, devices)
+            done.touched += configure_system(step, host, devices)
         case CheckFilesystems():
             for checked in step.checked:
                 filesystems.check(host.run, devices.path(checked.node), checked.content)
@@ -243,19 +260,22 @@ def carry_out(
                 devices.close(node)
         case Commit():
             host.confirm_claim()
-            write_commit(host.run, plan, step, done.heads, host.source.small, _verified(plan, done))
+            for last in step.disks:
+                if last.boot_code:
+                    done.codes[last.disk] = host.source.small(last.boot_code, BOOT_CODE_BYTES)
+            write_commit(host.run, plan, step, done.heads, done.codes, _verified(plan, done))
         case _:
             assert_never(step)
 
 
 def erase(step: EraseSignatures, host: Host, disk: Path) -> None:
-    """Erase what was planned and both ends of every partition that the old table names.
+    """Erase what was planned, and wherever old tables, arrays and groups say that something was.
 
     The old table goes first, and to the medium, so that no half-erased old system boots.
     """
-    old = wipefs.find_old_partitions(host.run, disk)
+    old = wipefs.find_old_places(disk)
     planned = [Extent(*run) for run in step.runs]
-    ends = [end for extent in old for end in wipefs.both_ends(extent)]
+    ends = [run for extent in old for run in wipefs.signature_runs(extent)]
     wipefs.erase_runs(disk, wipefs.both_ends(Extent(0, block.size_bytes(disk)), MiB))
     wipefs.erase_runs(disk, [*ends, *planned])
     block.flush(disk)
@@ -274,16 +294,7 @@ def confirm_clean(table: PlannedTable, host: Host, disk: Path) -> None:
 
 
 def configure_system(step: ConfigureSystem, host: Host, devices: Devices) -> tuple[Touched, ...]:
-    kinds = {volume.on: volume.content for volume in devices.layout.volumes}
-    parts = [
-        Part(
-            device=devices.path(mount.node),
-            where=mount.where,
-            fstype=filesystems.kernel_name(kinds[mount.node]),
-            subvolume=mount.subvolume,
-        )
-        for mount in step.mounts
-    ]
+    parts = parts_of(devices, step.mounts)
     network = host.network(step)
     with mounted_system(host.run, host.mount_dir, parts, TARGET_OPTIONS) as tree:
         touched = configure(host.run, tree, step.identity, network)

@@ -16,22 +16,18 @@ import msgspec
 
 from agent.errors import AgentError, DiskError
 from agent.model.job import Verify
-from agent.model.layout import BOOT_CODE_BYTES, Layout, MbrGap
+from agent.model.layout import Layout, MbrGap
 from agent.model.nodes import Gpt
 from agent.model.plan import Plan, PlannedDisk
 from agent.model.steps import Commit
 from agent.model.table import PlannedTable
 from agent.model.wire import Value, encode
-from agent.planning.deploy import HEAD_BYTES
+from agent.planning.stack import HEAD_BYTES
 from agent.planning.tables import pending
 from agent.system import block
 from agent.system.command import Runner
 from agent.tools import boot_sector, sfdisk
-from agent.units import KiB
-
-RECORD_OFFSET: Final = 512 * KiB
-RECORD_BYTES: Final = 4 * KiB
-_MAGIC: Final = b"METALCAST RECORD\n"
+from agent.tools.boot_sector import RECORD_BYTES, RECORD_MAGIC, RECORD_OFFSET
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,23 +63,22 @@ def write_commit(
     plan: Plan,
     commit: Commit,
     heads: Mapping[str, bytes],
-    small: Callable[[str, int], bytes],
+    codes: Mapping[str, bytes],
     verified: Verified,
 ) -> None:
     """Make the disks of `plan` boot. `heads` has the first bytes of each withheld volume.
 
-    `small` returns a tiny volume whole. Raises DiskError; then `invalidate` must follow.
+    `codes` has the boot code of each disk that gets some. Raises DiskError; then `invalidate` must follow.
     """
     if verified.plan_digest != plan.digest:
         raise DiskError("what was verified is not what is to be committed")
     wanted = {head.volume for disk in commit.disks for head in disk.heads}
     missing = sorted(wanted - set(heads))
-    codes = {
-        disk.disk: small(disk.boot_code, BOOT_CODE_BYTES)
+    missing += [
+        disk.disk
         for disk in commit.disks
-        if disk.boot_code is not None
-    }
-    missing += [disk for disk, code in codes.items() if not code]
+        if disk.boot_code is not None and not codes.get(disk.disk)
+    ]
     if missing:
         raise DiskError(f"there is nothing to commit for {', '.join(missing)}")
     for disk in commit.disks:
@@ -175,10 +170,10 @@ def write_record(plan: Plan, record: DiskRecord) -> tuple[str, ...]:
 
     Returns what could not be done.
     """
-    data = _MAGIC + encode(record)
+    data = RECORD_MAGIC + encode(record)
     if len(data) > RECORD_BYTES:
         short = msgspec.structs.replace(record, error=record.error[:500], step=record.step[:200])
-        data = _MAGIC + encode(short)
+        data = RECORD_MAGIC + encode(short)
     block_of_it = data[:RECORD_BYTES].ljust(RECORD_BYTES, b"\0")
     complaints = []
     for disk in plan.disks:
@@ -193,8 +188,8 @@ def read_record(device: Path) -> DiskRecord | None:
     """Return what the last deployment left on `device`, None if nothing."""
     with contextlib.suppress(AgentError):
         data = boot_sector.read_at(device, RECORD_OFFSET, RECORD_BYTES)
-        if data.startswith(_MAGIC):
+        if data.startswith(RECORD_MAGIC):
             with contextlib.suppress(msgspec.DecodeError):
-                text = data[len(_MAGIC) :].rstrip(b"\0")
+                text = data[len(RECORD_MAGIC) :].rstrip(b"\0")
                 return msgspec.json.decode(text, type=DiskRecord)
     return None

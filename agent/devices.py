@@ -67,27 +67,40 @@ class Devices:
                     self.run, below, f"metalcast-{luks.id}", key
                 )
             case MakeGroup(group=group):
-                below_it = {one.on: self.path(one.on) for one in group.physical}
+                members = self._members(group)
                 for one in group.physical:
-                    lvm.make_physical(self.run, below_it[one.on], one.uuid)
-                lvm.make_group(self.run, group, below_it)
+                    lvm.make_physical(self.run, members[one.on], one.uuid)
+                lvm.make_group(self.run, group, members)
             case MakeLogical(group=group, lv=lv, pool=pool):
-                self.paths[lv.id] = lvm.make_logical(self.run, group, lv, pool)
+                self.paths[lv.id] = lvm.make_logical(
+                    self.run, group, lv, pool, self._members(group)
+                )
 
     def close(self, node_id: str) -> None:
         """Stop an array, LUKS or group, so that all it holds is on the disks."""
         node = self.layout.node(node_id)
         match node:
             case VolumeGroup():
-                lvm.deactivate(self.run, node)
-                for lv in self.layout.above(node_id):
-                    self.paths.pop(lv.id, None)
+                members = self._members(node)
+                lvm.deactivate(self.run, node, members)
+                volumes = [lv for lv in self.layout.above(node_id) if lv.id in self.paths]
+                for lv in volumes:
+                    del self.paths[lv.id]
+                lvm.keep_uuids(
+                    self.run,
+                    node,
+                    [lv for lv in volumes if isinstance(lv, LogicalVolume)],
+                    members,
+                )
             case Luks() if node_id in self.paths:
                 cryptsetup.close_luks(self.run, self.paths.pop(node_id).name)
             case Array() if node_id in self.paths:
                 mdadm.stop(self.run, self.paths.pop(node_id))
             case _:
                 pass
+
+    def _members(self, group: VolumeGroup) -> dict[str, Path]:
+        return {one.on: self.path(one.on) for one in group.physical}
 
     def close_all(self) -> tuple[str, ...]:
         """Stop whatever was made, after a failure. Returns what could not be; never raises."""

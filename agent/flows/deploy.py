@@ -1,7 +1,8 @@
 """From a template to a disk: choose, plan, show, apply."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,9 @@ from agent.store.template import Template, open_template
 from agent.stream.progress import slowest
 from agent.stream.restore import restore_volume, volume_bytes
 from agent.stream.verify import verify_volume
+from agent.stream.view import VolumeView
 from agent.system.command import Runner
+from agent.system.nbd import attached
 from agent.trust.claims import template_name
 from agent.trust.templates import TrustedTemplate, require_signature
 from agent.units import Extent
@@ -40,6 +43,7 @@ NO_JOB = "j-000000000000"
 class TemplateSource:
     """The stream engine as `apply` wants it, with a sum of what it did."""
 
+    run: Runner
     template: Template
     serials: Mapping[Path, str | None]
     """Of the disks; for messages."""
@@ -96,6 +100,16 @@ class TemplateSource:
     def small(self, volume: str, max_bytes: int) -> bytes:
         return volume_bytes(self.template, volume, max_bytes)
 
+    @contextmanager
+    def view(self, volume: str) -> Iterator[Path]:
+        with VolumeView(self.template, volume) as view:
+            sector = sector_of(self.template.config.layout, volume)
+            with attached(
+                self.run, view.size_bytes, sector, view.read, cancel=view.cancel
+            ) as device:
+                yield device
+            self.fetched_bytes += view.statistics.bytes_fetched
+
     def _add(self, seconds: Mapping[str, float]) -> None:
         for stage, took in seconds.items():
             self.seconds[stage] = self.seconds.get(stage, 0.0) + took
@@ -110,7 +124,7 @@ def make_plan(
     """
     trusted = trust_template(place, spec.template, reference)
     template = open_template(place.source, trusted.digest)
-    drives = target_disks(spec, template.config.layout, place.inventory.disks)
+    drives = target_disks(spec, template.config, place.inventory.disks)
     plan = plan_deploy(place.inventory, template.config, spec, drives, job)
     return plan, template, trusted
 
@@ -143,7 +157,7 @@ def deploy(place: Workplace, spec: DeploySpec, reference: str, job: str) -> dict
     plan, template, trusted = make_plan(place, spec, reference, job)
     place.report(PlanMade(text=render_page(plan, trusted), digest=plan.digest))
     serials = {Path(disk.target.path): disk.target.serial for disk in plan.disks}
-    source = TemplateSource(template, serials)
+    source = TemplateSource(place.run, template, serials)
     host = Host(
         run=place.run,
         source=source,
@@ -172,13 +186,17 @@ def deploy(place: Workplace, spec: DeploySpec, reference: str, job: str) -> dict
     }
 
 
+def sector_of(layout: Layout, volume_id: str) -> int:
+    """Return the sector of the device that a volume was captured from: its filesystem may care."""
+    disks = layout.disks_of(layout.volume(volume_id).on)
+    return max(disk.sector_bytes for disk in disks)
+
+
 def luks_keys(layout: Layout, keys: Sequence[DiskKey]) -> dict[str, bytes]:
     """Return the key of each LUKS node; those without one are refused when the plan is made."""
     found: dict[str, bytes] = {}
     for node in layout.nodes:
-        if isinstance(node, Luks) and (
-            fitting := keys_for(keys, uuid=node.uuid, node=node.id)
-        ):
+        if isinstance(node, Luks) and (fitting := keys_for(keys, uuid=node.uuid, node=node.id)):
             found[node.id] = fitting[0].secret()
     return found
 

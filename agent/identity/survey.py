@@ -16,9 +16,8 @@ from agent.model.nodes import LogicalVolume, Luks, Node, Partition, VolumeGroup
 from agent.model.steps import MountPoint
 from agent.system.command import Runner
 from agent.system.fiemap import NoPlace, file_extents
-from agent.system.mount import SOURCE_OPTIONS, Part, mounted_system
+from agent.system.mount import SOURCE_OPTIONS, Part, fstype_of, mounted_system
 from agent.system.rooted import RootedTree
-from agent.tools import filesystems
 
 MOUNT_DIR: Final = Path("/run/metalcast/source")
 _PSEUDO: Final = frozenset(
@@ -89,7 +88,7 @@ def _part(one: FoundContent, where: str, subvolume: str | None) -> Part:
     return Part(
         device=Path(one.path),
         where=where,
-        fstype=filesystems.kernel_name(one.content),
+        fstype=fstype_of(one.content),
         subvolume=subvolume,
     )
 

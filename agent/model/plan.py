@@ -97,3 +97,10 @@ class Plan(Value, frozen=True, kw_only=True):
 
     def disk(self, disk_id: str) -> PlannedDisk:
         return next(disk for disk in self.disks if disk.id == disk_id)
+
+    @property
+    def table(self) -> PlannedTable:
+        """The table of the first disk. Raises ValueError if it has none."""
+        if self.disks[0].table is None:
+            raise ValueError("the first disk has no partition table")
+        return self.disks[0].table

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import msgspec
 
 from agent.model.job import Identity, Verify
-from agent.model.layout import Content
+from agent.model.layout import Content, Layout
 from agent.model.nodes import (
     Array,
     Bytes,
@@ -182,25 +182,28 @@ class MakeFilesystem(Value, frozen=True, kw_only=True, tag="mkfs", tag_field="ki
 
 
 class CopiedVolume(Value, frozen=True, kw_only=True):
+    """A volume of the template, and where the captured system mounts it or a subvolume of it."""
+
     volume: NodeId
-    """Of the template."""
-    node: NodeId
-    """Of the target's layout."""
+    content: Content
+    where: str
+    subvolume: str | None = None
     used_bytes: Bytes
     what: str
 
 
 class CopyFiles(Value, frozen=True, kw_only=True, tag="copy", tag_field="kind"):
-    """All files of a volume, with every attribute, from a read-only view of the template."""
+    """All files of the system, with every attribute, from read-only views of the template."""
 
-    copied: CopiedVolume
+    copied: tuple[CopiedVolume, ...]
+    """`/` first."""
+    mounts: tuple[MountPoint, ...]
+    """Of the target, `/` first."""
     destructive = True
 
     def summary(self) -> str:
-        return (
-            f"copy the files of {self.copied.what} ({format_bytes(self.copied.used_bytes)}) "
-            f"to {self.copied.node}"
-        )
+        size = format_bytes(sum(one.used_bytes for one in self.copied))
+        return f"copy the files of {', '.join(one.what for one in self.copied)} ({size})"
 
 
 class ConfigureSystem(Value, frozen=True, kw_only=True, tag="configure", tag_field="kind"):
@@ -231,6 +234,10 @@ class RenewBoot(Value, frozen=True, kw_only=True, tag="renew-boot", tag_field="k
     mounts: tuple[MountPoint, ...]
     """`/` first; the ESP among them."""
     boot_disks: tuple[NodeId, ...]
+    was: Layout
+    """The template's, which the system's files still speak of."""
+    bootloader_id: str = "linux"
+    """The folder of its loader below EFI."""
     destructive = True
 
     def summary(self) -> str:
@@ -287,6 +294,8 @@ class CommittedDisk(Value, frozen=True, kw_only=True):
     heads: tuple[WithheldHead, ...] = ()
     boot_code: NodeId | None = None
     """The volume with the boot code; without one the sector keeps none."""
+    renewed: bool = False
+    """Boot code and heads are those that the system's own programs made (`RenewBoot`)."""
 
 
 class Commit(Value, frozen=True, kw_only=True, tag="commit", tag_field="kind"):

@@ -1,4 +1,4 @@
-"""What arrays, LUKS and groups surely offer of what they stand on: never more than is real. Pure."""
+"""What arrays, LUKS and groups surely offer of what they stand on, never more than that. Pure."""
 
 from collections.abc import Sequence
 from typing import Final

@@ -8,26 +8,14 @@ from agent.model.inventory import Drive, Inventory
 from agent.model.job import DeploySpec, Verify
 from agent.model.layout import (
     BootCode,
-    Btrfs,
-    Ext,
-    F2fs,
     Layout,
-    MbrGap,
-    Raw,
     Swap,
     Vfat,
-    Volume,
-    Xfs,
 )
 from agent.model.nodes import (
     ESP_TYPE,
     Array,
-    Disk,
-    LogicalVolume,
     Luks,
-    MdLevel,
-    MdMetadata,
-    Partition,
     VolumeGroup,
 )
 from agent.model.plan import Plan, PlannedDisk, Target
@@ -36,40 +24,43 @@ from agent.model.steps import (
     CheckFilesystems,
     CloseDevices,
     Commit,
-    CommittedDisk,
     ConfigureSystem,
     DeployStep,
     EfiEntry,
     EraseSignatures,
     GrowVolume,
-    MakeArray,
-    MakeGroup,
-    MakeLogical,
-    MakeLuks,
     MakeSwap,
-    MountPoint,
-    Place,
     RestoreVolume,
     Run,
     VerifyVolume,
-    WithheldHead,
     WritePendingTable,
 )
-from agent.model.table import PlannedPartition, PlannedTable
+from agent.model.storage import Shape, Storage
 from agent.model.template import Firmware, TemplateConfig
 from agent.planning.damage import damage_lines
 from agent.planning.free_space import both_ends
+from agent.planning.new_shape import new_shape
+from agent.planning.presets import nearest_shape, storage_for
 from agent.planning.refusals import duplicates, objections, valuables
-from agent.planning.same_shape import can_grow, growing_volume, nodes_below, same_shape
+from agent.planning.reshape import left_behind, reshape_objections, reshape_steps
+from agent.planning.same_shape import Shaped, growing_volume, nodes_below, same_shape
+from agent.planning.soundness import about_layout
+from agent.planning.stack import (
+    committed,
+    legs_of,
+    making,
+    name_of,
+    place_of,
+    size_of,
+    system_mounts,
+    table_of,
+    withheld,
+)
 from agent.planning.tables import pending
-from agent.units import Extent, KiB, MiB
+from agent.units import Extent, MiB
 
-HEAD_BYTES: Final = 64 * KiB
-"""What is withheld of a FAT volume until the commit: its boot sector, BPB and backup."""
 EDGE_BYTES: Final = 8 * MiB
 """How much is erased at each end: LUKS2 keeps a second header at 4 MiB, nothing lies deeper."""
-_FIRMWARE_BLIND: Final = (MdMetadata.V0_90, MdMetadata.V1_0)
-"""With its superblock behind the data, a mirror's leg looks like the filesystem itself."""
 
 
 def plan_deploy(
@@ -84,88 +75,88 @@ def plan_deploy(
     What makes the disks boot is written last: a deployment cut short leaves none that can.
     Raises PlanRefused with every objection at once, so one visit settles them all.
     """
-    if reasons := tuple(objections(inventory, template, spec, drives)):
-        raise PlanRefused(reasons)
-    shape = same_shape(template.layout, drives, spec.grow)
+    wanted = wanted_storage(inventory, template, spec, drives)
+    reasons = list(objections(inventory, template, spec, drives, same=wanted is None))
+    if wanted is None:
+        if reasons:
+            raise PlanRefused(tuple(reasons))
+        shape = same_shape(template.layout, drives, spec.grow)
+    else:
+        shape = Shaped(new_shape(wanted, template, drives, job))
+        reasons += about_layout("the layout that is asked for", shape.layout)
+        reasons += reshape_objections(template, shape.layout)
+        if reasons:
+            raise PlanRefused(tuple(reasons))
+    layout = shape.layout
     disks = tuple(
-        PlannedDisk(
-            id=disk.id, target=Target.of(drives[disk.id]), table=table_of(shape.layout, disk)
-        )
-        for disk in shape.layout.disks
+        PlannedDisk(id=disk.id, target=Target.of(drives[disk.id]), table=table_of(layout, disk))
+        for disk in layout.disks
+    )
+    after = (
+        _same_steps(inventory, template, spec, layout, disks)
+        if wanted is None
+        else reshape_steps(inventory, template, spec, layout, disks)
     )
     return Plan(
         template=spec.template,
         job=job,
         firmware=Firmware(inventory.firmware),
-        layout=shape.layout,
+        layout=layout,
         disks=disks,
-        steps=tuple(_steps(inventory, template, spec, shape.layout, disks, job)),
+        steps=(*_erasing(layout, disks, job), *after),
         consented=tuple(
             f"{found.what} on {found.path}"
             for drive in drives.values()
             for found in valuables(drive)
         )
         + duplicates(inventory, template, drives),
-        notes=(*_damage(template), *shape.notes, *_degraded(shape.layout)),
-    )
-
-
-def table_of(layout: Layout, disk: Disk) -> PlannedTable | None:
-    """Return the partition table that `layout` gives `disk`, None if it has none."""
-    if disk.table is None:
-        return None
-    return PlannedTable(
-        table=disk.table,
-        sector_bytes=disk.sector_bytes,
-        partitions=tuple(
-            PlannedPartition(
-                number=part.number,
-                offset_bytes=part.offset_bytes,
-                size_bytes=part.size_bytes,
-                type=part.type,
-                uuid=part.uuid,
-                name=part.name,
-                attributes=part.attributes,
-            )
-            for part in sorted(layout.partitions(disk.id), key=lambda part: part.number)
+        notes=(
+            *_damage(template),
+            *shape.notes,
+            *_degraded(layout),
+            *(() if wanted is None else left_behind(template.layout)),
         ),
     )
 
 
-def place_of(layout: Layout, volume: Volume) -> Place:
-    """Return where `volume` is written: through its disk where a partition carries it."""
-    match layout.node(volume.on):
-        case Partition(on=disk, offset_bytes=offset):
-            return Place(node=disk, offset_bytes=offset)
-        case Disk(id=disk, sector_bytes=sector) if isinstance(volume.content, MbrGap):
-            return Place(node=disk, offset_bytes=sector)
-        case node:
-            return Place(node=node.id)
-
-
-def size_of(layout: Layout, node_id: str) -> int:
-    """Return how many bytes a node offers to what stands on it."""
-    node = layout.node(node_id)
-    if isinstance(node, VolumeGroup):
-        return sum(one.size_bytes for one in node.physical)
-    return node.size_bytes
-
-
-def _steps(
+def wanted_storage(
     inventory: Inventory,
     template: TemplateConfig,
     spec: DeploySpec,
-    layout: Layout,
-    disks: tuple[PlannedDisk, ...],
-    job: str,
-) -> Iterator[DeployStep]:
+    drives: Mapping[str, Drive],
+) -> Storage | None:
+    """Return the storage that the job asks for; None for the template's own layout."""
+    if isinstance(spec.layout, Storage):
+        return spec.layout
+    shape = spec.layout
+    if shape is Shape.AUTO:
+        same = tuple(objections(inventory, template, spec, drives, same=True))
+        other = tuple(objections(inventory, template, spec, drives, same=False))
+        if len(same) <= len(other):
+            return None
+        shape = nearest_shape(template.layout, len(drives))
+    if shape is Shape.SAME:
+        return None
+    firmware = Firmware(inventory.firmware)
+    return storage_for(shape, template.layout, tuple(drives), firmware)
+
+
+def _erasing(layout: Layout, disks: tuple[PlannedDisk, ...], job: str) -> Iterator[DeployStep]:
     for disk in disks:
         yield EraseSignatures(disk=disk.id, runs=_edges(layout, disk))
     for disk in disks:
         if disk.table:
             yield WritePendingTable(disk=disk.id, table=pending(disk.table, job))
-    yield from making(layout)
 
+
+def _same_steps(
+    inventory: Inventory,
+    template: TemplateConfig,
+    spec: DeploySpec,
+    layout: Layout,
+    disks: tuple[PlannedDisk, ...],
+) -> Iterator[DeployStep]:
+    yield from making(layout)
     data = [v for v in layout.volumes if not isinstance(v.content, Swap | BootCode)]
     for volume in data:
         yield RestoreVolume(
@@ -206,26 +197,6 @@ def _edges(layout: Layout, disk: PlannedDisk) -> tuple[Run, ...]:
     return _merged(edges)
 
 
-def making(layout: Layout) -> Iterator[DeployStep]:
-    """Yield the steps that make what lies between the partitions and the volumes."""
-    for node in layout.nodes:
-        match node:
-            case Array():
-                yield MakeArray(array=node)
-            case Luks():
-                yield MakeLuks(luks=node)
-            case VolumeGroup():
-                yield MakeGroup(group=node)
-            case LogicalVolume(on=on, pool=pool):
-                group = layout.node(on)
-                below = layout.node(pool) if pool else None
-                assert isinstance(group, VolumeGroup)
-                assert below is None or isinstance(below, LogicalVolume)
-                yield MakeLogical(group=group, lv=node, pool=below)
-            case _:
-                pass
-
-
 def _growing(was: Layout, layout: Layout, grow: str | None) -> Iterator[GrowVolume]:
     volume = growing_volume(layout, grow)
     if volume is None:
@@ -258,7 +229,7 @@ def finishing(
     checked = tuple(
         Checked(node=volume.on, content=volume.content)
         for volume in layout.volumes
-        if can_grow(volume.content) and not withheld(layout, volume)
+        if not isinstance(volume.content, Swap | BootCode) and not withheld(layout, volume)
     )
     if checked:
         yield CheckFilesystems(checked=checked)
@@ -267,22 +238,6 @@ def finishing(
     above = [n.id for n in layout.nodes if isinstance(n, Array | Luks | VolumeGroup)]
     if above:
         yield CloseDevices(nodes=tuple(reversed(above)))
-
-
-def system_mounts(layout: Layout) -> tuple[MountPoint, ...]:
-    """Return where the system mounts what has Unix files, `/` first."""
-    found = []
-    for volume in layout.volumes:
-        if not isinstance(volume.content, Ext | Xfs | Btrfs | F2fs):
-            continue
-        if volume.mount:
-            found.append(MountPoint(node=volume.on, where=volume.mount))
-        if isinstance(volume.content, Btrfs):
-            found += [
-                MountPoint(node=volume.on, where=one.mount, subvolume=one.path)
-                for one in volume.content.subvolumes
-            ]
-    return tuple(sorted(found, key=lambda mount: mount.where))
 
 
 def _entries(template: TemplateConfig, layout: Layout) -> Iterator[EfiEntry]:
@@ -299,55 +254,6 @@ def _entries(template: TemplateConfig, layout: Layout) -> Iterator[EfiEntry]:
         yield EfiEntry(volume=volume_id, partition=leg.id, label=name)
 
 
-def legs_of(layout: Layout, node_id: str) -> tuple[Partition, ...]:
-    """Return the partitions that show the data on `node_id` as they are: itself, or a mirror's."""
-    match layout.node(node_id):
-        case Partition() as part:
-            return (part,)
-        case Array(level=MdLevel.RAID1, metadata=metadata) as array if metadata in _FIRMWARE_BLIND:
-            nodes = [layout.node(member) for member in array.members if member]
-            return tuple(node for node in nodes if isinstance(node, Partition))
-        case _:
-            return ()
-
-
-def withheld(layout: Layout, volume: Volume) -> tuple[Run, ...]:
-    """Return what must not be on the disk before the commit, in bytes of the volume.
-
-    A firmware reads any FAT that it finds, whatever the type of its partition; and a filesystem
-    on a bare disk has the disk's first sector for its own.
-    """
-    match layout.node(volume.on):
-        case Disk(sector_bytes=sector) if not isinstance(volume.content, BootCode | MbrGap):
-            return ((0, min(max(sector, 4 * KiB), volume.size_bytes)),)
-        case _:
-            pass
-    legs = legs_of(layout, volume.on)
-    fat = isinstance(volume.content, Vfat) and bool(legs)
-    unknown = isinstance(volume.content, Raw) and any(leg.type in (ESP_TYPE, "ef") for leg in legs)
-    if fat or unknown:
-        return ((0, min(HEAD_BYTES, volume.size_bytes)),)
-    return ()
-
-
-def committed(layout: Layout, disk: PlannedDisk) -> CommittedDisk:
-    """Return what is written last on one disk."""
-    heads = []
-    code = None
-    for volume in layout.volumes:
-        if volume.on == disk.id and isinstance(volume.content, BootCode):
-            code = volume.id
-        elif withheld(layout, volume):
-            if volume.on == disk.id:
-                heads.append(WithheldHead(volume=volume.id, offset_bytes=0))
-            heads += [
-                WithheldHead(volume=volume.id, offset_bytes=leg.offset_bytes)
-                for leg in legs_of(layout, volume.on)
-                if leg.on == disk.id
-            ]
-    return CommittedDisk(disk=disk.id, table=disk.table, heads=tuple(heads), boot_code=code)
-
-
 def _damage(template: TemplateConfig) -> Iterator[str]:
     for line in damage_lines(template.holes):
         yield f"the template is damaged, by consent: {line}"
@@ -360,10 +266,6 @@ def _degraded(layout: Layout) -> Iterator[str]:
                 f"{node.id} ({node.level}) was degraded when it was captured and is made so "
                 f"again: add a disk with mdadm --add"
             )
-
-
-def name_of(volume: Volume) -> str:
-    return volume.mount or volume.id
 
 
 def _merged(extents: list[Extent]) -> tuple[Run, ...]:

@@ -13,14 +13,7 @@ from typing import Final
 from agent.errors import PlanRefused
 from agent.model.inventory import Drive
 from agent.model.layout import (
-    Btrfs,
-    Content,
-    Ext,
     Layout,
-    Swap,
-    Vfat,
-    Volume,
-    Xfs,
 )
 from agent.model.nodes import (
     BIOS_BOOT_TYPE,
@@ -56,8 +49,10 @@ from agent.model.storage import (
     RaidAction,
     Storage,
 )
+from agent.model.template import TemplateConfig
 from agent.planning.capacity import array_bytes, group_bytes, payload_bytes
 from agent.planning.free_space import ALIGNMENT
+from agent.planning.new_volume import new_volume
 from agent.planning.tables import Room
 from agent.units import KiB, MiB, align_down, align_up, parse_bytes
 
@@ -126,7 +121,9 @@ class _Making:
         return ":".join(digits[at : at + 8] for at in range(0, 32, 8))
 
 
-def new_shape(storage: Storage, template: Layout, drives: Mapping[str, Drive], job: str) -> Layout:
+def new_shape(
+    storage: Storage, template: TemplateConfig, drives: Mapping[str, Drive], job: str
+) -> Layout:
     """Return the layout that `storage` asks for on `drives`, for the files of `template`.
 
     Raises PlanRefused with every reason why it cannot be made.
@@ -157,7 +154,9 @@ def new_shape(storage: Storage, template: Layout, drives: Mapping[str, Drive], j
         if action.volume not in making.nodes:
             making.wrong.append(f"{action.id} formats {action.volume!r}, which is not there")
             continue
-        volumes.append(_volume(making, template, action, mounts.get(action.id)))
+        node = making.nodes[action.volume]
+        fresh = making.guid(f"{action.id}:filesystem")
+        volumes.append(new_volume(node, fresh, template, action, mounts.get(action.id)))
     if "/" not in [volume.mount for volume in volumes]:
         making.wrong.append("nothing is mounted at /")
     if making.wrong:
@@ -391,52 +390,3 @@ def _logical(making: _Making, action: LogicalAction) -> None:
         size_bytes=size,
     )
     making.free[group.id] -= size
-
-
-def _volume(making: _Making, template: Layout, action: FormatAction, mount: str | None) -> Volume:
-    node = making.nodes[action.volume]
-    size = 0 if isinstance(node, VolumeGroup) else node.size_bytes
-    was = next((v for v in template.volumes if mount and v.mount == mount), None)
-    if was is None and mount:
-        was = next((v for v in template.volumes if v.mount == "/"), None)
-    return Volume(
-        id=action.id,
-        on=action.volume,
-        content=_content(making, action, was.content if was else None),
-        size_bytes=size,
-        used_bytes=0,
-        minimum_bytes=0,
-        mount=mount,
-    )
-
-
-def _content(making: _Making, action: FormatAction, was: Content | None) -> Content:
-    fresh = making.guid(f"{action.id}:filesystem")
-    kind = action.fstype
-    if kind is Filesystem.KEEP:
-        kind = {
-            Ext: Filesystem.EXT4,
-            Xfs: Filesystem.XFS,
-            Btrfs: Filesystem.BTRFS,
-            Vfat: Filesystem.VFAT,
-        }.get(type(was), Filesystem.EXT4)
-    match kind:
-        case Filesystem.XFS:
-            old = was if isinstance(was, Xfs) else None
-            return Xfs(
-                uuid=fresh,
-                label=action.label,
-                block_bytes=old.block_bytes if old else _PAGE,
-                features=old.features if old else (),
-            )
-        case Filesystem.BTRFS:
-            features = was.features if isinstance(was, Btrfs) else ()
-            return Btrfs(uuid=fresh, label=action.label, block_bytes=_PAGE, features=features)
-        case Filesystem.VFAT:
-            short = fresh[:4].upper() + "-" + fresh[4:8].upper()
-            return Vfat(uuid=short, label=action.label)
-        case Filesystem.SWAP:
-            return Swap(uuid=fresh, label=action.label, page_bytes=_PAGE)
-        case _:
-            features = was.features if isinstance(was, Ext) else ()
-            return Ext(uuid=fresh, label=action.label, block_bytes=_PAGE, features=features)

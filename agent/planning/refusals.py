@@ -4,16 +4,19 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from agent.errors import AgentError, Refused
+from agent.model.filesystems import can_grow, fits_sectors
 from agent.model.inventory import Drive, Found, Inventory
 from agent.model.job import DeploySpec
 from agent.model.layout import BootCode, MbrGap, Raw, Vfat
-from agent.model.nodes import Array, Disk, Gpt, Luks
+from agent.model.nodes import Array, Disk, Gpt, Luks, Mbr
 from agent.model.template import FORMAT_VERSION, TemplateConfig
 from agent.network import intended_network, missing_cards, render_network
 from agent.planning.damage import DAMAGE_CONSENT, damage_lines
 from agent.planning.free_space import usable
-from agent.planning.same_shape import can_grow, mount_points
+from agent.planning.same_shape import mount_points
 from agent.planning.soundness import about_layout
+from agent.planning.stack import UnixFiles
+from agent.planning.tables import Room, sector_objections
 from agent.units import align_up, format_bytes
 
 VALUABLE_USAGES: Final = frozenset({"raid", "crypto"})
@@ -47,15 +50,18 @@ def objections(
     template: TemplateConfig,
     spec: DeploySpec,
     drives: Mapping[str, Drive],
+    *,
+    same: bool = True,
 ) -> Iterator[str]:
     """Yield every reason not to begin, so that one visit settles them all.
 
-    `drives` has one for each disk of the template's layout.
+    `same`: in the template's own layout, each disk of which has one of `drives`.
     """
     yield from _about_template(template, spec)
     yield from about_layout(template.name, template.layout)
-    yield from _about_machine(inventory, template)
-    yield from _about_drives(template, drives)
+    yield from _about_machine(inventory, template, same=same)
+    if same:
+        yield from _about_drives(template, drives)
     for drive in drives.values():
         yield from _about_disk(drive)
         yield from _about_contents(spec, drive)
@@ -104,7 +110,8 @@ def _about_template(template: TemplateConfig, spec: DeploySpec) -> Iterator[str]
             yield f"{name} is damaged: {line} (consent {DAMAGE_CONSENT})"
     wanted = [spec.identity.hostname, spec.identity.authorized_keys, spec.network]
     if any(wanted) and not any(
-        "/" in mount_points(volume) and can_grow(volume.content) for volume in layout.volumes
+        "/" in mount_points(volume) and isinstance(volume.content, UnixFiles)
+        for volume in layout.volumes
     ):
         yield (
             f"{name} has no root filesystem that we can write, "
@@ -118,8 +125,8 @@ def _about_template(template: TemplateConfig, spec: DeploySpec) -> Iterator[str]
             yield f"{spec.grow} cannot grow: its filesystem is of a kind that does not"
 
 
-def _about_machine(inventory: Inventory, template: TemplateConfig) -> Iterator[str]:
-    if inventory.firmware not in [mode.value for mode in template.boots]:
+def _about_machine(inventory: Inventory, template: TemplateConfig, *, same: bool) -> Iterator[str]:
+    if same and inventory.firmware not in [mode.value for mode in template.boots]:
         modes = " and ".join(_KIND_WORDS[mode] for mode in template.boots) or "no firmware"
         started = _KIND_WORDS.get(inventory.firmware, "an unknown firmware")
         yield f"this machine was started by {started}, {template.name} boots on {modes}"
@@ -174,10 +181,7 @@ def _about_drives(template: TemplateConfig, drives: Mapping[str, Drive]) -> Iter
 
 def _about_fit(template: TemplateConfig, disk: Disk, drive: Drive) -> Iterator[str]:
     if disk.sector_bytes != drive.sector_bytes:
-        yield (
-            f"{template.name} was captured from sectors of {disk.sector_bytes} bytes, "
-            f"{drive.path} has sectors of {drive.sector_bytes}"
-        )
+        yield from _about_sectors(template, disk, drive)
     parts = template.layout.partitions(disk.id)
     if not parts:
         if drive.size_bytes < disk.size_bytes:
@@ -214,6 +218,26 @@ def _about_network(
         yield from error.objections
     except AgentError as error:
         yield str(error)
+
+
+def _about_sectors(template: TemplateConfig, disk: Disk, drive: Drive) -> Iterator[str]:
+    """A GPT lies elsewhere with other sectors, and some filesystems count in the disk's own."""
+    differ = (
+        f"{template.name} was captured from sectors of {disk.sector_bytes} bytes, "
+        f"{drive.path} has sectors of {drive.sector_bytes}"
+    )
+    room = Room(drive.size_bytes, drive.sector_bytes, is_mbr=isinstance(disk.table, Mbr))
+    reasons = [*sector_objections(template.layout.partitions(disk.id), room)]
+    reasons += [
+        f"{volume.mount or volume.id} counts in smaller sectors"
+        for volume in template.layout.volumes
+        if disk in template.layout.disks_of(volume.on)
+        and not fits_sectors(volume.content, drive.sector_bytes)
+    ]
+    if any(isinstance(volume.content, BootCode) for volume in template.layout.volumes):
+        reasons.append("its BIOS boot code counts in sectors of the source")
+    if reasons:
+        yield f"{differ}: {'; '.join(reasons)} (another layout copies the files: layout auto)"
 
 
 def needs_bytes(last_end: int, disk: Disk) -> int:

@@ -32,7 +32,7 @@ from agent.model.nodes import (
 )
 from agent.model.plan import Plan, PlannedDisk, Target
 from agent.model.steps import GrowVolume, MakeSwap
-from agent.planning.deploy import name_of
+from agent.planning.stack import name_of
 from agent.units import format_bytes
 
 _TYPES = {

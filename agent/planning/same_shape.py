@@ -10,8 +10,9 @@ from typing import Final
 
 from msgspec.structs import replace
 
+from agent.model.filesystems import can_grow
 from agent.model.inventory import Drive
-from agent.model.layout import Btrfs, Content, Ext, F2fs, Layout, Swap, Volume, Xfs
+from agent.model.layout import Btrfs, Layout, Swap, Volume
 from agent.model.nodes import (
     Array,
     Disk,
@@ -33,19 +34,14 @@ _MD_GRAIN: Final = 4 * MiB
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class Shaped:
     """A layout on the target's disks, and what the reader of the plan should know of it."""
 
     layout: Layout
     notes: tuple[str, ...] = ()
 
 
-def can_grow(content: Content) -> bool:
-    """Return whether a filesystem of this kind can take more room after it was restored."""
-    return isinstance(content, Ext | Xfs | Btrfs | F2fs)
-
-
-def same_shape(layout: Layout, drives: Mapping[str, Drive], grow: str | None) -> Shape:
+def same_shape(layout: Layout, drives: Mapping[str, Drive], grow: str | None) -> Shaped:
     """Return `layout` on `drives` (by disk of the layout), with the volume at `grow` grown.
 
     `grow` is a mount point; None leaves the rest of the disks free.
@@ -60,11 +56,11 @@ def same_shape(layout: Layout, drives: Mapping[str, Drive], grow: str | None) ->
         for disk in layout.disks
     }
     if grow is None:
-        return Shape(_with(layout, disks))
+        return Shaped(_with(layout, disks))
     volume = growing_volume(layout, grow)
     if volume is None:
         note = f"the template does not say what its system mounts at {grow}: nothing grows"
-        return Shape(_with(layout, disks), (note,))
+        return Shaped(_with(layout, disks), (note,))
     below = nodes_below(layout, volume.on)
     changed: dict[str, Node] = dict(disks)
     notes = []
@@ -73,7 +69,7 @@ def same_shape(layout: Layout, drives: Mapping[str, Drive], grow: str | None) ->
         changed |= {part.id: part for part in parts}
         notes += [blocked] if blocked else []
     grown_nodes = dict(_gains(layout, changed, below))
-    return Shape(_with(layout, changed | grown_nodes), tuple(notes))
+    return Shaped(_with(layout, changed | grown_nodes), tuple(notes))
 
 
 def growing_volume(layout: Layout, grow: str | None) -> Volume | None:

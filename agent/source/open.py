@@ -152,7 +152,7 @@ class _Looking:
                 f"{path} ({node_id}) holds a partition table inside of something else, which is "
                 "not captured yet"
             )
-        if what in filesystems.KNOWN:
+        if what is not None:
             try:
                 facts = filesystems.facts(self.run, path, what)
             except AgentError as error:
@@ -244,6 +244,7 @@ class _Looking:
             if found.group.id in seen:
                 continue
             self.unfit += found.unfit
+            self.notes += found.notes
             if found.unfit:
                 continue
             paths = self.stack.enter_context(lvm.active_read_only(self.run, found, devices))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from agent.model.layout import Btrfs, Content, Exfat, Ext, F2fs, Ntfs, Vfat, Xfs
 from agent.system.command import Runner
 from agent.system.rooted import RootedTree
 
@@ -14,9 +15,27 @@ SOURCE_OPTIONS: Final = "ro,nosuid,nodev,noexec,noatime"
 TARGET_OPTIONS: Final = "rw,nosuid,nodev,noexec,noatime"
 """For a deployed system: its programs and device nodes mean nothing to us."""
 
+SYSTEM_OPTIONS: Final = "rw,noatime"
+"""For a system whose own programs are to run, in a sandbox."""
 
 _READ_ONLY_WORDS: Final = {"xfs": "norecovery,nouuid", "btrfs": "norecovery", "ext4": "noload"}
 """What keeps a filesystem from replaying its journal when it is mounted read-only."""
+
+
+_FSTYPES: Final = {
+    Ext: "ext4",
+    Xfs: "xfs",
+    Btrfs: "btrfs",
+    F2fs: "f2fs",
+    Ntfs: "ntfs3",
+    Exfat: "exfat",
+    Vfat: "vfat",
+}
+
+
+def fstype_of(content: Content) -> str:
+    """Return the kernel's name for a filesystem of this kind. ext4 reads ext2 and ext3 as well."""
+    return _FSTYPES[type(content)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +86,20 @@ def mounted_below(
 
 @contextmanager
 def mounted_system(
-    run: Runner, where: Path, parts: Iterable[Part], words: str
+    run: Runner, where: Path, parts: Iterable[Part], words: str, *, make_places: bool = False
 ) -> Iterator[RootedTree]:
-    """Yield the files of a system made of `parts`, `/` the first. `words` are mount options."""
+    """Yield the files of a system made of `parts`, `/` the first. `words` are mount options.
+
+    A part whose mount point is missing is left out, unless `make_places`: then it is made.
+    """
     root, *others = parts
     assert root.where == "/"
     with ExitStack() as stack:
         stack.enter_context(mounted(run, root.device, where, root.fstype, root.options(words)))
         for part in others:
             with RootedTree(where) as tree:
+                if make_places:
+                    tree.make_directories(part.where)
                 if tree.is_directory(part.where):
                     options = part.options(words)
                     stack.enter_context(

@@ -17,7 +17,8 @@ from agent.errors import DiskError
 from agent.model.inventory import Drive
 from agent.model.job import Identity, Verify
 from agent.model.layout import Ext, Layout
-from agent.model.plan import Plan, PlannedTable
+from agent.model.plan import Plan
+from agent.model.table import PlannedTable
 from agent.model.template import TemplateConfig
 from agent.planning.deploy import plan_deploy
 from agent.probe.contents import probe_contents
@@ -58,7 +59,7 @@ class FakeSource:
     def restore(
         self,
         volume: str,
-        disk: Path,
+        device: Path,
         offset_bytes: int,
         withhold: Sequence[Extent],
         report: Report,
@@ -67,7 +68,7 @@ class FakeSource:
             raise DiskError(f"cannot fetch {volume}")
         data = self.volumes[volume]
         hidden = max((run.end for run in withhold), default=0)
-        with disk.open("r+b") as file:
+        with device.open("r+b") as file:
             for at in range(hidden, len(data), BLOCK):
                 piece = data[at : at + BLOCK]
                 if any(piece):
@@ -78,7 +79,7 @@ class FakeSource:
     def verify(
         self,
         volume: str,
-        disk: Path,
+        device: Path,
         offset_bytes: int,
         mode: Verify,
         skip: Sequence[Extent],
@@ -87,7 +88,7 @@ class FakeSource:
         self.skipped[volume] = tuple(skip)
         hidden = max((run.end for run in skip), default=0)
         data = self.volumes[volume]
-        with disk.open("rb") as file:
+        with device.open("rb") as file:
             file.seek(offset_bytes)
             found = file.read(len(data))
         for at in range(hidden, len(data), BLOCK):
@@ -117,7 +118,7 @@ class Small:
             consent=tuple({found.what for found in self.drive.contents}),
         )
         inventory = self.host.inventory
-        return plan_deploy(inventory, self.template, spec, self.drive, JOB)
+        return plan_deploy(inventory, self.template, spec, {"disk0": self.drive}, JOB)
 
 
 KEY = "ssh-ed25519 " + "A" * 68 + " ada@example"
@@ -132,6 +133,10 @@ class Loops:
 
     def node(self, disk: Path, number: int) -> Path:
         self.close()  # the kernel keeps no stale bytes of an earlier one
+        return self.another(disk, number)
+
+    def another(self, disk: Path, number: int) -> Path:
+        """Return a device of a partition beside those that are there already."""
         table = msgspec.json.decode(sh("sfdisk", "--json", disk))["partitiontable"]
         unit = table.get("sectorsize", 512)
         part = next(
@@ -218,7 +223,9 @@ def planned_table(layout: Layout) -> PlannedTable:
     drive = make_drive(
         size_bytes=layout.disks[0].size_bytes, sector_bytes=layout.disks[0].sector_bytes
     )
-    return plan_deploy(make_inventory(drive), template, make_spec(grow=None), drive, JOB).table
+    return plan_deploy(
+        make_inventory(drive), template, make_spec(grow=None), {"disk0": drive}, JOB
+    ).table
 
 
 @contextmanager

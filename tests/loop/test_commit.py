@@ -14,7 +14,7 @@ from agent.model.event import Happening, StepStarted
 from agent.model.inventory import Drive
 from agent.model.job import Verify
 from agent.model.nodes import ESP_TYPE, PENDING_TYPE
-from agent.model.plan import CheckFilesystems, VerifyVolume
+from agent.model.steps import CheckFilesystems, VerifyVolume
 from agent.report import silent
 from agent.system.command import Run
 from agent.tools import sfdisk

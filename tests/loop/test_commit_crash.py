@@ -12,7 +12,8 @@ from agent.apply import apply
 from agent.errors import DiskError, StepFailed
 from agent.model.event import Happening, StepStarted
 from agent.model.job import Verify
-from agent.model.plan import Commit, Plan
+from agent.model.plan import Plan
+from agent.model.steps import Commit
 from agent.report import silent
 from agent.system.command import Run
 from agent.tools import boot_sector, sfdisk, wipefs

@@ -33,7 +33,7 @@ def drive(tmp_path: Path) -> Drive:
 
 
 def leave_record(drive: Drive, state: str, job: str = JOB) -> None:
-    plan = plan_deploy(make_inventory(drive), make_template(), make_spec(), drive, job)
+    plan = plan_deploy(make_inventory(drive), make_template(), make_spec(), {"disk0": drive}, job)
     write_record(plan, DiskRecord(job=job, plan=plan.digest, state=state))
 
 

@@ -1,5 +1,6 @@
 """Real sfdisk and real signatures: tables of 512 and 4096, and a disk that forgets its past."""
 
+import random
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -149,6 +150,50 @@ def test_nothing_shines_through_after_an_erase(tmp_path: Path) -> None:
         assert wipefs.find_signature_in(RUN, path, part.extent) is None
 
 
+def places(path: Path) -> set[tuple[int, int]]:
+    """Return where old things were, in sectors of 512 bytes."""
+    return {(run.offset // 512, run.size // 512) for run in wipefs.find_old_places(path)}
+
+
+def test_logical_partitions_and_their_links_are_found(tmp_path: Path) -> None:
+    path = tmp_path / "disk.img"
+    with path.open("wb") as file:
+        file.truncate(SIZE)
+    script = (
+        "label: dos\nunit: sectors\n1: start=63, size=2000, type=83\n"
+        "2: start=2063, size=150000, type=5\n5: start=60000, size=8000\n"
+        "6: start=2065, size=5\n7: start=70000, size=1000\n"
+    )
+    sh("sfdisk", "--quiet", path, stdin=script)
+    partitions = {(63, 2000), (2063, 150000), (60000, 8000), (2065, 5), (70000, 1000)}
+    links = {(2063, 1), (2064, 1), (69999, 1)}
+    assert {(0, SIZE // 512)} | partitions | links <= places(path)
+
+
+def test_an_mbr_and_both_copies_of_a_gpt_are_believed_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "disk.img"
+    with path.open("wb") as file:
+        file.truncate(SIZE)
+    sh("sfdisk", "--quiet", path, stdin="label: gpt\nstart=4096, size=2048\n")
+    with path.open("rb") as file:
+        file.seek(SIZE - 33 * 512)
+        backup = file.read()
+    sh("sfdisk", "--quiet", path, stdin="label: gpt\nstart=8192, size=2048\n")
+    put(path, SIZE - 33 * 512, backup)
+    put(path, 446, b"\0" * 4 + b"\x83" + b"\0" * 3 + struct.pack("<II", 16384, 2048))
+    assert {(4096, 2048), (8192, 2048), (16384, 2048), (SIZE // 512 - 1, 1)} <= places(path)
+
+
+def test_a_damaged_table_names_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "disk.img"
+    for seed in range(20):
+        noise = random.Random(seed).randbytes(64 * KiB)
+        header = b"EFI PART" + noise[:84]
+        path.write_bytes(noise[:510] + b"\x55\xaa" + header + noise + header)
+        found = wipefs.find_old_places(path)
+        assert all(run.end <= path.stat().st_size for run in found)
+
+
 def test_the_old_partitions_are_cut_to_the_disk(tmp_path: Path) -> None:
     path = tmp_path / "disk.img"
     with path.open("wb") as file:
@@ -156,6 +201,7 @@ def test_the_old_partitions_are_cut_to_the_disk(tmp_path: Path) -> None:
     sfdisk.write_table(RUN, path, make_table(512))
     with path.open("r+b") as file:
         file.truncate(20 * MiB)  # the protective MBR now names more than there is
-    assert wipefs.find_old_partitions(RUN, path) == (Extent(512, 20 * MiB - 512),)
+    second = Extent(8 * MiB, 12 * MiB)
+    assert second in wipefs.find_old_places(path)
     wipefs.erase_runs(path, [Extent(0, 64 * KiB)])
-    assert wipefs.find_old_partitions(RUN, path) == ()
+    assert wipefs.find_old_places(path) == (Extent(0, 20 * MiB),)

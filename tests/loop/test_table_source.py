@@ -17,9 +17,9 @@ from agent.model.layout import (
 from agent.model.template import Firmware, NetworkStack
 from agent.planning.capture import plan_capture, template_config
 from agent.planning.review import render_capture
+from agent.source.open import opened_system
 from agent.system.command import Run
 from agent.tools import boot_sector, sfdisk
-from agent.tools.source import read_layout
 from tests.loop.small import (
     BOOT_CODE,
     SOURCE_BYTES,
@@ -64,12 +64,12 @@ def test_a_source_is_understood_and_untouched(source: Drive, tmp_path: Path) -> 
     before = hashlib.sha256(disk.read_bytes()).hexdigest()
     loops = Loops()
     try:
-        layout = read_layout(RUN, source, partition=loops.node)
-        said = survey(RUN, source, layout, tmp_path / "mnt", loops.node)
+        with opened_system(RUN, {"disk0": source}, partition=loops.another) as layout:
+            said = survey(RUN, layout, tmp_path / "mnt")
     finally:
         loops.close()
     assert hashlib.sha256(disk.read_bytes()).hexdigest() == before
-    plan = plan_capture(make_inventory(source), layout, said, CaptureSpec(name="demo"), source)
+    plan = plan_capture(make_inventory(source), layout, said, CaptureSpec(name="demo"), (source,))
     assert plan.boots == (Firmware.BIOS, Firmware.UEFI)
     kinds = {volume.id: type(volume.content) for volume in plan.layout.volumes}
     del kinds["boot-code"]
@@ -88,7 +88,7 @@ def test_a_source_is_understood_and_untouched(source: Drive, tmp_path: Path) -> 
     }
     read = next(one for one in plan.volumes if one.volume == "root")
     hidden = b"".join(
-        disk.read_bytes()[read.offset_bytes + at : read.offset_bytes + at + size]
+        disk.read_bytes()[read.place.offset_bytes + at : read.place.offset_bytes + at + size]
         for at, size in read.redacted
     )
     assert b"OLD PRIVATE KEY" in hidden
@@ -112,11 +112,11 @@ def test_a_dirty_filesystem_and_a_hibernated_swap_are_both_named(
         with Path(source.path).open("r+b") as file:
             file.seek(swap.offset_bytes + 4096 - 10)
             file.write(b"S1SUSPEND\0")
-        layout = read_layout(RUN, source, partition=loops.node)
-        said = survey(RUN, source, layout, tmp_path / "mnt", loops.node)
+        with opened_system(RUN, {"disk0": source}, partition=loops.another) as layout:
+            said = survey(RUN, layout, tmp_path / "mnt")
     finally:
         loops.close()
     with pytest.raises(Exception, match="cleanly") as caught:
-        plan_capture(make_inventory(source), layout, said, CaptureSpec(name="demo"), source)
+        plan_capture(make_inventory(source), layout, said, CaptureSpec(name="demo"), (source,))
     assert "hibernated" in str(caught.value)
     assert "e2fsck" in str(caught.value)

@@ -12,15 +12,12 @@ import pytest
 
 from agent.errors import AgentError, SourceUnfit
 from agent.model.layout import Xfs
-from agent.model.nodes import LINUX_TYPE
-from agent.model.plan import PlannedPartition
 from agent.store.registry import RegistryClient
 from agent.store.template import open_template
 from agent.stream.chunks import VolumeSource
 from agent.stream.restore import restore_volume
 from agent.system.command import Run
 from agent.tools import xfs
-from agent.tools.source import read_partition
 from agent.units import MiB, TiB
 from tests.contracts.fake_registry import FakeRegistry
 from tests.contracts.stream_builders import BASE, capture, make_client, make_volume, used_extents
@@ -193,19 +190,3 @@ def test_what_is_no_xfs_is_refused(tmp_path: Path) -> None:
     image.write_bytes(random.Random(1).randbytes(16 * MiB))
     with pytest.raises(AgentError, match="xfs_db"):
         used_extents(image, CONTENT, 16 * MiB)
-
-
-def test_a_partition_with_xfs_is_understood(tmp_path: Path) -> None:
-    """The table reader's part, on an image in place of a partition's node."""
-    image = make_xfs(tmp_path, "-L", "data", "-m", f"uuid={CONTENT.uuid}")
-    part = PlannedPartition(
-        number=1, offset_bytes=0, size_bytes=SIZE, type=LINUX_TYPE, uuid=CONTENT.uuid, name=""
-    )
-    found = read_partition(Run(), image, part, lambda disk, number: image)
-    assert (found.what, found.content_uuid, found.label) == ("xfs", CONTENT.uuid, "data")
-    assert found.content_bytes == found.minimum_bytes == SIZE
-    assert 0 < found.used_bytes < SIZE
-    assert found.unfit == ()
-    make_dirty(image)
-    again = read_partition(Run(), image, part, lambda disk, number: image)
-    assert "not unmounted cleanly" in again.unfit[0]

@@ -1,0 +1,185 @@
+"""The steps that put a template's files on another layout than its own. Pure.
+
+Filesystems are made new and files copied from a read-only view of the template, so the target may
+be smaller, of other sectors, of another kind. Boot code, fstab and initramfs follow by the
+system's own programs, last before the commit.
+"""
+
+from collections.abc import Iterator
+
+from agent.model.inventory import Inventory
+from agent.model.job import DeploySpec
+from agent.model.layout import (
+    BootCode,
+    Btrfs,
+    Layout,
+    MbrGap,
+    Raw,
+    Swap,
+    Vfat,
+    Volume,
+)
+from agent.model.nodes import Array, Luks, NodeId, VolumeGroup
+from agent.model.plan import PlannedDisk
+from agent.model.steps import (
+    Checked,
+    CheckFilesystems,
+    CloseDevices,
+    Commit,
+    ConfigureSystem,
+    CopiedVolume,
+    CopyFiles,
+    DeployStep,
+    EfiEntry,
+    MakeFilesystem,
+    MakeSwap,
+    MountPoint,
+    RenewBoot,
+)
+from agent.model.template import Firmware, TemplateConfig
+from agent.planning.same_shape import mount_points
+from agent.planning.stack import UnixFiles, committed, making, name_of, system_mounts
+
+_ROOM = 1.1
+"""A new filesystem needs room for its own structures beside the files."""
+
+
+def reshape_objections(template: TemplateConfig, layout: Layout) -> Iterator[str]:
+    """Yield why the files of `template` cannot be put on `layout`."""
+    copied = list(copied_volumes(template.layout))
+    root = next((one for one in copied if "/" in mount_points(one)), None)
+    if root is None:
+        yield f"{template.name} has no root filesystem whose files could be copied"
+        return
+    for volume in template.layout.volumes:
+        if isinstance(volume.content, Raw) and volume.mount:
+            yield (
+                f"{template.name} holds {volume.mount} as raw data: its files cannot be copied to "
+                "another layout"
+            )
+    needed = sum(volume.used_bytes for volume in copied)
+    room = sum(
+        volume.size_bytes for volume in layout.volumes if isinstance(volume.content, UnixFiles)
+    )
+    if needed * _ROOM > room:
+        yield (
+            f"the files of {template.name} need {int(needed * _ROOM)} bytes, the layout has {room}"
+        )
+
+
+def copied_volumes(layout: Layout) -> Iterator[Volume]:
+    """Yield the volumes of a template whose files are copied, by mount point."""
+    found = [
+        volume
+        for volume in layout.volumes
+        if mount_points(volume) and isinstance(volume.content, UnixFiles)
+    ]
+    yield from sorted(found, key=lambda volume: min(mount_points(volume)))
+
+
+def _copies(layout: Layout) -> Iterator[CopiedVolume]:
+    """Yield what is copied in order: `/` first. Of a btrfs, each subvolume that is mounted."""
+    for volume in copied_volumes(layout):
+        places = [(volume.mount, None)] if volume.mount else []
+        if isinstance(volume.content, Btrfs):
+            places += [(one.mount, one.path) for one in volume.content.subvolumes]
+        for where, subvolume in places:
+            yield CopiedVolume(
+                volume=volume.id,
+                content=volume.content,
+                where=where,
+                subvolume=subvolume,
+                used_bytes=volume.used_bytes if where == places[0][0] else 0,
+                what=where,
+            )
+
+
+def left_behind(template: Layout) -> Iterator[str]:
+    """Yield what the template has that a copy of its files does not take along."""
+    for volume in template.volumes:
+        kept = isinstance(volume.content, Swap | BootCode | MbrGap | UnixFiles)
+        if isinstance(volume.content, Vfat):
+            yield f"{name_of(volume)} is made new: files of other loaders on it are left behind"
+        elif not kept or (isinstance(volume.content, UnixFiles) and not mount_points(volume)):
+            yield f"{name_of(volume)} ({volume.on}) is not mounted by the system and left behind"
+
+
+def reshape_steps(
+    inventory: Inventory,
+    template: TemplateConfig,
+    spec: DeploySpec,
+    layout: Layout,
+    disks: tuple[PlannedDisk, ...],
+) -> Iterator[DeployStep]:
+    """Yield the steps after the pending tables."""
+    yield from making(layout)
+    for volume in layout.volumes:
+        if isinstance(volume.content, Swap):
+            yield MakeSwap(
+                node=volume.on,
+                uuid=volume.content.uuid,
+                label=volume.content.label,
+                page_bytes=volume.content.page_bytes,
+                size_bytes=volume.size_bytes,
+            )
+        else:
+            yield MakeFilesystem(
+                node=volume.on,
+                content=volume.content,
+                size_bytes=volume.size_bytes,
+                what=name_of(volume),
+            )
+    mounts = system_mounts(layout)
+    yield CopyFiles(
+        copied=tuple(_copies(template.layout)),
+        mounts=mounts,
+    )
+    yield ConfigureSystem(
+        mounts=mounts,
+        identity=spec.identity,
+        network=spec.network,
+        stack=template.os.network_stack if template.os else None,
+        boot_nic=next((nic.mac for nic in inventory.nics if nic.boot), None),
+    )
+    esps = [volume for volume in layout.volumes if isinstance(volume.content, Vfat)]
+    yield RenewBoot(
+        mounts=tuple(
+            sorted(
+                (
+                    *mounts,
+                    *(
+                        MountPoint(node=volume.on, where=volume.mount)
+                        for volume in esps
+                        if volume.mount
+                    ),
+                ),
+                key=lambda mount: mount.where,
+            )
+        ),
+        boot_disks=boot_disks(layout),
+        was=template.layout,
+        bootloader_id=template.os.id if template.os else "linux",
+    )
+    yield CheckFilesystems(
+        checked=tuple(
+            Checked(node=volume.on, content=volume.content)
+            for volume in layout.volumes
+            if isinstance(volume.content, UnixFiles)
+        )
+    )
+    if inventory.firmware == Firmware.UEFI:
+        label = template.os.id if template.os else template.name[:64]
+        for number, volume in enumerate(esps):
+            name = label if number == 0 else f"{label} ({volume.on})"
+            yield EfiEntry(volume=volume.id, partition=volume.on, label=name)
+    above = [n.id for n in layout.nodes if isinstance(n, Array | Luks | VolumeGroup)]
+    if above:
+        yield CloseDevices(nodes=tuple(reversed(above)))
+    yield Commit(disks=tuple(committed(layout, disk, renewed=True) for disk in disks))
+
+
+def boot_disks(layout: Layout) -> tuple[NodeId, ...]:
+    """Return the disks that the firmware may boot: those that `/boot`, or else `/`, lies on."""
+    mounts = {mount.where: mount.node for mount in system_mounts(layout)}
+    node = mounts.get("/boot", mounts["/"])
+    return tuple(disk.id for disk in layout.disks_of(node))

@@ -1,0 +1,182 @@
+"""How a layout's nodes are made, where its volumes lie, and what is withheld of them. Pure."""
+
+from collections.abc import Iterator
+from typing import Final
+
+from agent.model.layout import (
+    BootCode,
+    Btrfs,
+    Ext,
+    F2fs,
+    Layout,
+    MbrGap,
+    Raw,
+    Vfat,
+    Volume,
+    Xfs,
+)
+from agent.model.nodes import (
+    ESP_TYPE,
+    Array,
+    Disk,
+    LogicalVolume,
+    Luks,
+    MdLevel,
+    MdMetadata,
+    Partition,
+    VolumeGroup,
+)
+from agent.model.plan import PlannedDisk
+from agent.model.steps import (
+    CommittedDisk,
+    DeployStep,
+    MakeArray,
+    MakeGroup,
+    MakeLogical,
+    MakeLuks,
+    MountPoint,
+    Place,
+    Run,
+    WithheldHead,
+)
+from agent.model.table import PlannedPartition, PlannedTable
+from agent.units import KiB
+
+HEAD_BYTES: Final = 64 * KiB
+"""What is withheld of a FAT volume until the commit: its boot sector, BPB and backup."""
+UnixFiles = Ext | Xfs | Btrfs | F2fs
+"""What keeps owners, modes and links: a system's own files."""
+_FIRMWARE_BLIND: Final = (MdMetadata.V0_90, MdMetadata.V1_0)
+"""With its superblock behind the data, a mirror's leg looks like the filesystem itself."""
+
+
+def table_of(layout: Layout, disk: Disk) -> PlannedTable | None:
+    """Return the partition table that `layout` gives `disk`, None if it has none."""
+    if disk.table is None:
+        return None
+    return PlannedTable(
+        table=disk.table,
+        sector_bytes=disk.sector_bytes,
+        partitions=tuple(
+            PlannedPartition(
+                number=part.number,
+                offset_bytes=part.offset_bytes,
+                size_bytes=part.size_bytes,
+                type=part.type,
+                uuid=part.uuid,
+                name=part.name,
+                attributes=part.attributes,
+            )
+            for part in sorted(layout.partitions(disk.id), key=lambda part: part.number)
+        ),
+    )
+
+
+def place_of(layout: Layout, volume: Volume) -> Place:
+    """Return where `volume` is written: through its disk where a partition carries it."""
+    match layout.node(volume.on):
+        case Partition(on=disk, offset_bytes=offset):
+            return Place(node=disk, offset_bytes=offset)
+        case Disk(id=disk, sector_bytes=sector) if isinstance(volume.content, MbrGap):
+            return Place(node=disk, offset_bytes=sector)
+        case node:
+            return Place(node=node.id)
+
+
+def size_of(layout: Layout, node_id: str) -> int:
+    """Return how many bytes a node offers to what stands on it."""
+    node = layout.node(node_id)
+    if isinstance(node, VolumeGroup):
+        return sum(one.size_bytes for one in node.physical)
+    return node.size_bytes
+
+
+def making(layout: Layout) -> Iterator[DeployStep]:
+    """Yield the steps that make what lies between the partitions and the volumes."""
+    for node in layout.nodes:
+        match node:
+            case Array():
+                yield MakeArray(array=node)
+            case Luks():
+                yield MakeLuks(luks=node)
+            case VolumeGroup():
+                yield MakeGroup(group=node)
+            case LogicalVolume(on=on, pool=pool):
+                group = layout.node(on)
+                below = layout.node(pool) if pool else None
+                assert isinstance(group, VolumeGroup)
+                assert below is None or isinstance(below, LogicalVolume)
+                yield MakeLogical(group=group, lv=node, pool=below)
+            case _:
+                pass
+
+
+def system_mounts(layout: Layout) -> tuple[MountPoint, ...]:
+    """Return where the system mounts what has Unix files, `/` first."""
+    found = []
+    for volume in layout.volumes:
+        if not isinstance(volume.content, UnixFiles):
+            continue
+        if volume.mount:
+            found.append(MountPoint(node=volume.on, where=volume.mount))
+        if isinstance(volume.content, Btrfs):
+            found += [
+                MountPoint(node=volume.on, where=one.mount, subvolume=one.path)
+                for one in volume.content.subvolumes
+            ]
+    return tuple(sorted(found, key=lambda mount: mount.where))
+
+
+def legs_of(layout: Layout, node_id: str) -> tuple[Partition, ...]:
+    """Return the partitions that show the data on `node_id` as they are: itself, or a mirror's."""
+    match layout.node(node_id):
+        case Partition() as part:
+            return (part,)
+        case Array(level=MdLevel.RAID1, metadata=metadata) as array if metadata in _FIRMWARE_BLIND:
+            nodes = [layout.node(member) for member in array.members if member]
+            return tuple(node for node in nodes if isinstance(node, Partition))
+        case _:
+            return ()
+
+
+def withheld(layout: Layout, volume: Volume) -> tuple[Run, ...]:
+    """Return what must not be on the disk before the commit, in bytes of the volume.
+
+    A firmware reads any FAT that it finds, whatever the type of its partition; and a filesystem
+    on a bare disk has the disk's first sector for its own.
+    """
+    match layout.node(volume.on):
+        case Disk(sector_bytes=sector) if not isinstance(volume.content, BootCode | MbrGap):
+            return ((0, min(max(sector, 4 * KiB), volume.size_bytes)),)
+        case _:
+            pass
+    legs = legs_of(layout, volume.on)
+    fat = isinstance(volume.content, Vfat) and bool(legs)
+    unknown = isinstance(volume.content, Raw) and any(leg.type in (ESP_TYPE, "ef") for leg in legs)
+    if fat or unknown:
+        return ((0, min(HEAD_BYTES, volume.size_bytes)),)
+    return ()
+
+
+def committed(layout: Layout, disk: PlannedDisk, *, renewed: bool = False) -> CommittedDisk:
+    """Return what is written last on one disk."""
+    heads = []
+    code = None
+    for volume in layout.volumes:
+        if volume.on == disk.id and isinstance(volume.content, BootCode):
+            code = volume.id
+        elif withheld(layout, volume):
+            if volume.on == disk.id:
+                heads.append(WithheldHead(volume=volume.id, offset_bytes=0))
+            heads += [
+                WithheldHead(volume=volume.id, offset_bytes=leg.offset_bytes)
+                for leg in legs_of(layout, volume.on)
+                if leg.on == disk.id
+            ]
+    return CommittedDisk(
+        disk=disk.id, table=disk.table, heads=tuple(heads), boot_code=code, renewed=renewed
+    )
+
+
+def name_of(volume: Volume) -> str:
+    return volume.mount or volume.id

@@ -1,0 +1,125 @@
+"""A template's files on another layout: copied from views, made bootable by their own programs."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from agent.devices import Devices
+from agent.identity.boot.esp import copy_esp
+from agent.identity.boot.renew import (
+    BootTarget,
+    boot_devices,
+    renew_boot,
+    take_boot_code,
+    take_head,
+)
+from agent.identity.boot.rewrite import rewrite_boot_files
+from agent.identity.values import Touched
+from agent.model.layout import Layout, Vfat
+from agent.model.nodes import Disk, Partition, VolumeGroup
+from agent.model.plan import Plan
+from agent.model.steps import CopyFiles, MountPoint, RenewBoot
+from agent.model.template import Firmware
+from agent.planning.stack import HEAD_BYTES
+from agent.report import Report
+from agent.system import block
+from agent.system.command import Runner
+from agent.system.mount import (
+    SOURCE_OPTIONS,
+    SYSTEM_OPTIONS,
+    TARGET_OPTIONS,
+    Part,
+    fstype_of,
+    mounted,
+    mounted_system,
+)
+from agent.tools.copy_files import copy_tree
+
+View = Callable[[str], AbstractContextManager[Path]]
+"""Shows a volume of the template as a read-only block device."""
+
+
+def parts_of(devices: Devices, mounts: tuple[MountPoint, ...]) -> list[Part]:
+    """Return what is mounted where, for `mounted_system`."""
+    kinds = {volume.on: volume.content for volume in devices.layout.volumes}
+    return [
+        Part(
+            device=devices.path(mount.node),
+            where=mount.where,
+            fstype=fstype_of(kinds[mount.node]),
+            subvolume=mount.subvolume,
+        )
+        for mount in mounts
+    ]
+
+
+def copy_files(
+    run: Runner,
+    step: CopyFiles,
+    devices: Devices,
+    view: View,
+    mount_dir: Path,
+    report: Report,
+) -> None:
+    """Copy all files of the template's volumes to the new filesystems, mounted as they will be."""
+    source_dir = mount_dir.with_name(f"{mount_dir.name}-view")
+    parts = parts_of(devices, step.mounts)
+    with mounted_system(run, mount_dir, parts, TARGET_OPTIONS, make_places=True):
+        for one in step.copied:
+            with view(one.volume) as device:
+                source = Part(device, "/", fstype_of(one.content), one.subvolume)
+                options = source.options(SOURCE_OPTIONS)
+                with mounted(run, device, source_dir, source.fstype, options):
+                    target = mount_dir / one.where.lstrip("/")
+                    target.mkdir(exist_ok=True)
+                    copy_tree(run, source_dir, target, report, what=f"copy {one.what}")
+    for part in parts:
+        block.flush(part.device)
+
+
+def renew(
+    run: Runner, step: RenewBoot, plan: Plan, devices: Devices, mount_dir: Path
+) -> tuple[Touched, ...]:
+    """Let the system boot from its new layout: its files, initramfs, boot loader, every ESP."""
+    disks = [devices.paths[disk] for disk in step.boot_disks]
+    others = [
+        path
+        for node in plan.layout.nodes
+        if not isinstance(node, Disk | Partition | VolumeGroup)
+        and (path := devices.paths.get(node.id)) is not None
+    ]
+    target = BootTarget(
+        firmware=(plan.firmware,),
+        disks=tuple(disks),
+        devices=boot_devices([devices.paths[disk.id] for disk in plan.disks], others),
+        bootloader_id=step.bootloader_id,
+    )
+    parts = parts_of(devices, step.mounts)
+    esps = [part.device for part in parts if part.fstype == "vfat"]
+    with mounted_system(run, mount_dir, parts, SYSTEM_OPTIONS, make_places=True) as tree:
+        touched = rewrite_boot_files(tree, step.was, plan.layout)
+        renew_boot(run, mount_dir, target)
+        legs = [path for path in _esps(plan.layout, devices) if path not in esps]
+        if legs:
+            copy_esp(run, mount_dir / "boot/efi", legs)
+    for part in parts:
+        block.flush(part.device)
+    return touched
+
+
+def take_boot(plan: Plan, devices: Devices) -> tuple[dict[str, bytes], dict[str, bytes]]:
+    """Take what would boot off the disks: boot code by disk, heads by volume, for the commit."""
+    codes: dict[str, bytes] = {}
+    heads: dict[str, bytes] = {}
+    commit = plan.commit
+    for disk in commit.disks if commit else ():
+        path = devices.paths[disk.disk]
+        if plan.firmware is Firmware.BIOS and disk.renewed:
+            codes[disk.disk] = take_boot_code(path)
+        for head in disk.heads:
+            heads[head.volume] = take_head(path, head.offset_bytes, HEAD_BYTES)
+    return codes, heads
+
+
+def _esps(layout: Layout, devices: Devices) -> list[Path]:
+    return [devices.path(v.on) for v in layout.volumes if isinstance(v.content, Vfat)]
