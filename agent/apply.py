@@ -56,7 +56,7 @@ from agent.system.hold import held
 from agent.system.mount import TARGET_OPTIONS, mounted_system
 from agent.tools import boot_sector, efibootmgr, filesystems, wipefs
 from agent.tools.mkswap import make_swap
-from agent.units import Extent, MiB
+from agent.units import Extent
 
 
 class Source(Protocol):
@@ -269,18 +269,8 @@ def carry_out(
 
 
 def erase(step: EraseSignatures, host: Host, disk: Path) -> None:
-    """Erase what was planned, and wherever old tables, arrays and groups say that something was.
-
-    The old table goes first, and to the medium, so that no half-erased old system boots.
-    """
-    old = wipefs.find_old_places(disk)
-    planned = [Extent(*run) for run in step.runs]
-    ends = [run for extent in old for run in wipefs.signature_runs(extent)]
-    wipefs.erase_runs(disk, wipefs.both_ends(Extent(0, block.size_bytes(disk)), MiB))
-    wipefs.erase_runs(disk, [*ends, *planned])
-    block.flush(disk)
-    if left := wipefs.find_signatures(host.run, disk):
-        raise DiskError(f"{disk} still holds {', '.join(left)} after it was erased")
+    """Erase old signatures, and make the kernel forget the old partitions."""
+    wipefs.erase_signatures(host.run, disk, [Extent(*run) for run in step.runs])
     block.reread_table(disk)
 
 

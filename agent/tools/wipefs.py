@@ -4,14 +4,17 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from agent.errors import AgentError, DiskError
+from agent.errors import DiskError
 from agent.system import block
 from agent.system.command import Runner
-from agent.tools.sfdisk import read_table
-from agent.units import Extent, MiB
+from agent.tools.old_places import old_places
+from agent.units import Extent, GiB, KiB, MiB
 
 EDGE_BYTES = 8 * MiB
 """How much goes at each end of an old partition: more than any signature reaches."""
+_MIRRORS = (64 * MiB, 256 * GiB)
+"""Where btrfs keeps copies of its superblock."""
+_MIRROR_BYTES = 4 * KiB
 _PIECE = bytes(MiB)
 
 
@@ -51,23 +54,46 @@ def find_signature_in(run: Runner, device: Path, extent: Extent) -> str | None:
     return answer.text.strip() or None
 
 
-def find_old_partitions(run: Runner, device: Path) -> tuple[Extent, ...]:
-    """Return the runs of the partitions that the old table names, if there is one to read.
-
-    A table that lies about the size of the disk is cut to it.
-    """
-    try:
-        table = read_table(run, device)
-    except AgentError:
-        return ()  # a damaged table names nothing that could be found by it again
-    if table is None:
-        return ()
-    size = block.size_bytes(device)
-    return tuple(
-        Extent(part.offset_bytes, min(part.size_bytes, size - part.offset_bytes))
-        for part in table.partitions
-        if part.offset_bytes < size and part.size_bytes > 0
+def signature_runs(extent: Extent) -> tuple[Extent, ...]:
+    """Return every run of an old volume where a signature of it can lie."""
+    mirrors = (
+        Extent(extent.offset + at, _MIRROR_BYTES)
+        for at in _MIRRORS
+        if at + _MIRROR_BYTES <= extent.size
     )
+    return (*both_ends(extent), *mirrors)
+
+
+def find_old_places(device: Path) -> tuple[Extent, ...]:
+    """Return the whole device and what every old table, array and group on it names.
+
+    See `agent.tools.old_places`: two tables that contradict each other are both believed.
+    """
+    with block.opened(device, os.O_RDONLY) as fd:
+
+        def read(offset: int, size: int) -> bytes:
+            try:
+                return os.pread(fd, size, offset)
+            except OSError as error:
+                raise DiskError(
+                    f"could not read {device} at offset {offset}: {error.strerror}"
+                ) from error
+
+        return old_places(read, block.size_bytes(device))
+
+
+def erase_signatures(run: Runner, device: Path, planned: Iterable[Extent]) -> None:
+    """Erase `planned`, and wherever old tables, arrays and groups say that something was.
+
+    The old table goes first, and to the medium, so that no half-erased old system boots. Raises
+    DiskError if libblkid still sees something on the device itself.
+    """
+    old = find_old_places(device)
+    erase_runs(device, both_ends(Extent(0, block.size_bytes(device)), MiB))
+    erase_runs(device, [*(part for place in old for part in signature_runs(place)), *planned])
+    block.flush(device)
+    if left := find_signatures(run, device):
+        raise DiskError(f"{device} still holds {', '.join(left)} after it was erased")
 
 
 def erase_runs(device: Path, runs: Iterable[Extent]) -> None:
