@@ -51,8 +51,6 @@ class NvmeFacts:
     sanitize: tuple[Way, ...]
     formats: tuple[Way, ...]
     namespaces: tuple[int, ...]
-    reads_zeros: bool
-    """Deallocated blocks read as zeros."""
     format_index: int
     """The namespace's present LBA format; a format keeps it."""
     metadata_settings: int
@@ -78,7 +76,6 @@ def parse_identify(controller: bytes, namespace: bytes, active: bytes) -> NvmeFa
         sanitize=tuple(way for bit, way in ways if sanitize >> bit & 1),
         formats=formats,
         namespaces=tuple(number for number in listed if number),
-        reads_zeros=namespace[33] & 7 == 1,
         format_index=size & 0xF,
         metadata_settings=settings,
     )
@@ -111,9 +108,9 @@ def nvme_abilities(facts: NvmeFacts, *, discards: bool) -> Abilities:
     elif not facts.sanitize:
         obstacles.append("the drive has no sanitize")
     weak = (Way.DISCARD, Way.ZERO) if discards else (Way.ZERO,)
-    return Abilities(
-        ways=(*strong, *weak), zeros_after_discard=facts.reads_zeros, obstacles=tuple(obstacles)
-    )
+    # DLFEAT may say that deallocated blocks read as zeros, but to deallocate is advice: a drive
+    # may leave any block as it was, and QEMU's does. So no discard is known to zero here.
+    return Abilities(ways=(*strong, *weak), obstacles=tuple(obstacles))
 
 
 def format_dword(facts: NvmeFacts, way: Way) -> int:
