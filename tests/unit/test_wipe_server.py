@@ -15,9 +15,10 @@ DEPLOYED = DeploySpec(template="debian-13")
 
 
 def job(spec: JobSpec, state: JobState, fence: int = 1, disk: DiskState | None = None) -> Job:
-    failure = disk and Failure(
-        summary="no", because=(), disk=disk.value, hint=None, status=ExitStatus.REFUSED
-    )
+    failure = None
+    if disk:
+        status = ExitStatus.REFUSED
+        failure = Failure(summary="no", because=(), disk=disk.value, hint=None, status=status)
     return Job(
         id="j-0123456789ab",
         machine="52-54-00-12-34-56",
