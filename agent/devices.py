@@ -55,7 +55,7 @@ class Devices:
                 self.paths[array.id] = mdadm.make_array(
                     self.run,
                     array,
-                    f"metalcast-{array.id}",
+                    mdadm.free_device_name(),
                     [self.path(member) if member else None for member in array.members],
                     [self.path(spare) for spare in array.spares],
                 )

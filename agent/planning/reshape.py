@@ -80,7 +80,7 @@ def copied_volumes(layout: Layout) -> Iterator[Volume]:
 def _copies(layout: Layout) -> Iterator[CopiedVolume]:
     """Yield what is copied in order: `/` first. Of a btrfs, each subvolume that is mounted."""
     for volume in copied_volumes(layout):
-        places = [(volume.mount, None)] if volume.mount else []
+        places: list[tuple[str, str | None]] = [(volume.mount, None)] if volume.mount else []
         if isinstance(volume.content, Btrfs):
             places += [(one.mount, one.path) for one in volume.content.subvolumes]
         for where, subvolume in places:

@@ -5,17 +5,27 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from agent.errors import AgentError, hint_of
 from agent.model.found import FoundContent, FoundDisk, FoundSystem
 from agent.model.inventory import Drive
 from agent.model.keys import DiskKey, keys_for
 from agent.model.layout import Raw, Vfat
-from agent.model.nodes import ESP_TYPE, Gpt, Luks, Mbr, Node, Partition
+from agent.model.nodes import ESP_TYPE, Array, Gpt, Luks, Mbr, Node, Partition
 from agent.model.nodes import Disk as DiskNode
 from agent.source.tags import probe_tags
 from agent.system import block
 from agent.system.command import Runner
-from agent.tools import boot_sector, cryptsetup, filesystems, lvm, mdadm
+from agent.tools import (
+    boot_sector,
+    cryptsetup,
+    filesystems,
+    lvm_report,
+    lvm_source,
+    md_arrays,
+    mdadm,
+)
 from agent.tools.efibootmgr import find_loader, has_fallback
 from agent.tools.fat_directory import open_fat
 from agent.tools.sfdisk import read_table
@@ -177,20 +187,20 @@ class _Looking:
             for node_id in member_ids
             if (member := mdadm.examine(self.run, self.paths[node_id])) is not None
         ]
-        arrays = mdadm.find_arrays(members, first=sum(n.id.startswith("md") for n in self.nodes))
-        for found in arrays:
+        begun = sum(isinstance(node, Array) for node in self.nodes)
+        for number, found in enumerate(md_arrays.find_arrays(members), start=begun):
             self.unfit += found.unfit
             self.notes += found.notes
-            if found.unfit:
+            if found.unfit or found.array is None:
                 continue
-            array = found.array
+            array = replace(found.array, id=f"md{number}")
             path = mdadm.assemble_read_only(
                 self.run,
-                f"metalcast-source-{array.id}",
-                [self.paths[member] for member in array.below if member not in array.spares],
+                mdadm.free_device_name(),
+                [self.paths[member] for member in array.members if member],
             )
             self.stack.callback(mdadm.stop, self.run, path)
-            self._add(array, path)
+            self._add(replace(array, size_bytes=block.size_bytes(path)), path)
             self.unseen.append(array.id)
 
     def _unlock(self, node_id: str) -> None:
@@ -240,14 +250,14 @@ class _Looking:
     def _activate(self) -> None:
         devices = {node_id: self.paths[node_id] for node_id in self.pieces[LVM]}
         seen = {node.id for node in self.nodes}
-        for found in lvm.read_groups(self.run, devices):
+        for found in lvm_report.read_groups(self.run, devices):
             if found.group.id in seen:
                 continue
             self.unfit += found.unfit
             self.notes += found.notes
             if found.unfit:
                 continue
-            paths = self.stack.enter_context(lvm.active_read_only(self.run, found, devices))
+            paths = self.stack.enter_context(lvm_source.active_read_only(self.run, found, devices))
             self._add(found.group, None)
             for lv in found.volumes:
                 self._add(lv, paths.get(lv.id))

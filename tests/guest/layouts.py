@@ -1,0 +1,359 @@
+"""Source disks of every layout, made by the tools that made those of real servers."""
+
+import random
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from agent.model.inventory import Drive
+from agent.probe.contents import probe_contents
+from agent.system import block
+from agent.system.command import Run
+from agent.units import MiB
+from tests.guest.conftest import sh
+from tests.unit.make_plan import make_drive
+
+KEY = "correct horse battery staple"
+BOOT_CODE = bytes(range(1, 221)) * 2
+ROOT, DATA = "/", "/srv"
+
+
+@dataclass
+class Bench:
+    """Loop devices with partitions, in memory, and all that was stacked on them."""
+
+    folder: Path
+    made: list[Path] = field(default_factory=list)
+
+    def disk(self, size_mib: int = 320, sector_bytes: int = 512) -> Path:
+        file = self.folder / f"disk{len(list(self.folder.iterdir()))}.img"
+        with file.open("wb") as opened:
+            opened.truncate(size_mib * MiB)
+        words = ["losetup", "--find", "--show", "--partscan", f"--sector-size={sector_bytes}"]
+        device = Path(sh(*words, file).strip())
+        self.made.append(device)
+        return device
+
+    def stop(self) -> None:
+        """Stop arrays, groups and mappings, so that only the disks are left."""
+        for words in (
+            ["vgchange", "--activate", "n"],
+            ["dmsetup", "remove_all"],
+            ["mdadm", "--stop", "--scan"],
+        ):
+            subprocess.run(words, check=False, capture_output=True)
+        sh("udevadm", "settle")
+
+    def close(self) -> None:
+        self.stop()
+        for device in self.made:
+            subprocess.run(["losetup", "--detach", device], check=False)
+        for file in self.folder.glob("disk*.img"):
+            with suppress(OSError):
+                file.unlink()
+
+
+@dataclass(frozen=True)
+class Mount:
+    device: str
+    where: str
+    fstype: str
+    options: str = ""
+
+
+@dataclass(frozen=True)
+class Source:
+    disks: tuple[Path, ...]
+    mounts: tuple[Mount, ...]
+    """`/` first."""
+    fstab: tuple[str, ...] = ()
+
+
+def table(disk: Path, text: str) -> None:
+    sh("sfdisk", "--quiet", disk, stdin=text)
+    sh("udevadm", "settle")
+
+
+def with_boot_code(*disks: Path) -> None:
+    """What a BIOS jumps to, though nothing here does: a template must boot."""
+    for disk in disks:
+        sector = block.sector_bytes(disk)
+        with disk.open("r+b") as file:
+            head = bytearray(file.read(sector))
+            head[: len(BOOT_CODE)] = BOOT_CODE
+            file.seek(0)
+            file.write(head)
+
+
+def make(kind: str, device: str | Path, *more: str) -> None:
+    words = {
+        "ext4": ["mkfs.ext4", "-q", "-F"],
+        "xfs": ["mkfs.xfs", "-q", "-f"],
+        "btrfs": ["mkfs.btrfs", "-q", "-f"],
+        "vfat": ["mkfs.vfat"],
+        "f2fs": ["mkfs.f2fs", "-q", "-f"],
+    }[kind]
+    sh(*words, *more, device)
+
+
+def uuid_of(device: str) -> str:
+    return sh("blkid", "--probe", "--output=value", "--match-tag=UUID", device).strip()
+
+
+def gpt(root: str = "ext4", sector_bytes: int = 512) -> Callable[[Bench], Source]:
+    def build(bench: Bench) -> Source:
+        disk = bench.disk(448 if root == "xfs" else 320, sector_bytes)
+        table(
+            disk,
+            "label: gpt\nsize=1MiB, type=21686148-6449-6E6F-744E-656564454649\n"
+            "size=40MiB, type=U\nsize=16MiB, type=S\n,\n",
+        )
+        with_boot_code(disk)
+        make("vfat", f"{disk}p2")
+        sh("mkswap", "-q", f"{disk}p3")
+        make(root, f"{disk}p4")
+        return Source((disk,), (Mount(f"{disk}p4", "/", root),))
+
+    return build
+
+
+def mbr_logical(bench: Bench) -> Source:
+    disk = bench.disk()
+    table(
+        disk,
+        "label: dos\nstart=2048, size=64MiB, type=83, bootable\nsize=250MiB, type=5\n"
+        "size=32MiB, type=82\nsize=200MiB, type=83\n",
+    )
+    with_boot_code(disk)
+    with disk.open("r+b") as file:
+        file.seek(512)
+        file.write(b"core image" * 3000)
+    make("ext4", f"{disk}p1")
+    sh("mkswap", "-q", f"{disk}p5")
+    make("ext4", f"{disk}p6")
+    return Source((disk,), (Mount(f"{disk}p6", "/", "ext4"), Mount(f"{disk}p1", "/boot", "ext4")))
+
+
+def two_disks(bench: Bench) -> Source:
+    """The second one without a table, its filesystem on the bare disk."""
+    first = gpt()(bench)
+    data = bench.disk(400)
+    make("xfs", data)
+    return Source((*first.disks, data), (*first.mounts, Mount(str(data), DATA, "xfs")))
+
+
+def _legs(bench: Bench, count: int, size_mib: int = 224) -> tuple[Path, ...]:
+    disks = tuple(bench.disk(size_mib) for _ in range(count))
+    for disk in disks:
+        table(
+            disk,
+            "label: gpt\nsize=1MiB, type=21686148-6449-6E6F-744E-656564454649\n"
+            "size=34MiB, type=R\n, type=R\n",
+        )
+    with_boot_code(*disks)
+    return disks
+
+
+def _md(name: str, level: str, members: list[str], *more: str) -> str:
+    device = f"/dev/md/{name}"
+    sh(
+        *("mdadm", "--create", device, f"--level={level}", f"--raid-devices={len(members)}"),
+        *("--run", "--homehost=any", *more, *members),
+    )
+    sh("udevadm", "settle")
+    subprocess.run(["mdadm", "--wait", device], check=False, capture_output=True)
+    return str(Path(device).resolve())
+
+
+def md(level: str, count: int, *more: str) -> Callable[[Bench], Source]:
+    def build(bench: Bench) -> Source:
+        disks = _legs(bench, count)
+        esp = _md("esp", "1", [f"{disk}p2" for disk in disks], "--metadata=1.0")
+        make("vfat", esp)
+        root = _md("root", level, [f"{disk}p3" for disk in disks], *more)
+        make("ext4", root)
+        return Source(disks, (Mount(root, "/", "ext4"),))
+
+    return build
+
+
+def md_whole_disks(bench: Bench) -> Source:
+    """The system on one disk, a RAID 1 of two bare disks for its data."""
+    first = gpt()(bench)
+    disks = tuple(bench.disk(128) for _ in range(2))
+    data = _md("data", "1", [str(disk) for disk in disks], "--metadata=1.2")
+    make("ext4", data)
+    return Source((*first.disks, *disks), (*first.mounts, Mount(data, DATA, "ext4")))
+
+
+def lvm(root: str = "ext4") -> Callable[[Bench], Source]:
+    def build(bench: Bench) -> Source:
+        disks = (bench.disk(448), bench.disk(448))
+        for disk in disks:
+            table(disk, "label: gpt\nsize=40MiB, type=L\n, type=V\n")
+        with_boot_code(disks[0])
+        sh("pvcreate", "--yes", *(f"{disk}p2" for disk in disks))
+        sh("vgcreate", "--yes", "vg-sys", *(f"{disk}p2" for disk in disks))
+        create = ("lvcreate", "--yes", "--wipesignatures", "n", "--name")
+        sh(*create, "root", "--size", "320m", "vg-sys")
+        sh(*create, "data", "--size", "128m", "--stripes", "2", "vg-sys")
+        make(root, "/dev/vg-sys/root")
+        make("ext4", "/dev/vg-sys/data")
+        make("ext4", f"{disks[0]}p1")
+        return Source(
+            disks,
+            (
+                Mount("/dev/vg-sys/root", "/", root),
+                Mount(f"{disks[0]}p1", "/boot", "ext4"),
+                Mount("/dev/vg-sys/data", DATA, "ext4"),
+            ),
+        )
+
+    return build
+
+
+def thin(bench: Bench) -> Source:
+    disk = bench.disk(448)
+    table(disk, "label: gpt\n, type=V\n")
+    with_boot_code(disk)
+    sh("pvcreate", "--yes", f"{disk}p1")
+    sh("vgcreate", "--yes", "vgt", f"{disk}p1")
+    sh("lvcreate", "--yes", "--type", "thin-pool", "--name", "pool", "--size", "360m", "vgt")
+    for name, size in (("root", "256m"), ("data", "512m")):
+        sh("lvcreate", "--yes", "--name", name, "--virtualsize", size, "--thinpool", "pool", "vgt")
+        make("ext4", f"/dev/vgt/{name}")
+    return Source(
+        (disk,), (Mount("/dev/vgt/root", "/", "ext4"), Mount("/dev/vgt/data", DATA, "ext4"))
+    )
+
+
+def luks(version: str = "2") -> Callable[[Bench], Source]:
+    def build(bench: Bench) -> Source:
+        disk = bench.disk()
+        table(disk, "label: gpt\nsize=40MiB, type=L\n, type=L\n")
+        with_boot_code(disk)
+        make("ext4", f"{disk}p1")
+        device = _crypt(f"{disk}p2", version)
+        make("ext4", device)
+        return Source((disk,), (Mount(device, "/", "ext4"), Mount(f"{disk}p1", "/boot", "ext4")))
+
+    return build
+
+
+def _crypt(device: str, version: str) -> str:
+    cheap = ["--pbkdf=pbkdf2", "--pbkdf-force-iterations=1000"]
+    sh(
+        *("cryptsetup", "luksFormat", "--batch-mode", f"--type=luks{version}", *cheap),
+        *("--key-file=-", device),
+        stdin=KEY,
+    )
+    sh("cryptsetup", "open", "--key-file=-", device, "rootcrypt", stdin=KEY)
+    return "/dev/mapper/rootcrypt"
+
+
+def lvm_on_luks_on_md(bench: Bench) -> Source:
+    disks = _legs(bench, 2, 320)
+    boot = _md("boot", "1", [f"{disk}p2" for disk in disks])
+    make("ext4", boot)
+    below = _md("crypt", "1", [f"{disk}p3" for disk in disks])
+    device = _crypt(below, "2")
+    sh("pvcreate", "--yes", device)
+    sh("vgcreate", "--yes", "deep", device)
+    sh("lvcreate", "--yes", "--name", "root", "--extents", "100%FREE", "deep")
+    make("ext4", "/dev/deep/root")
+    return Source(disks, (Mount("/dev/deep/root", "/", "ext4"), Mount(boot, "/boot", "ext4")))
+
+
+def btrfs_subvolumes(bench: Bench) -> Source:
+    disk = bench.disk(400)
+    table(disk, "label: gpt\nsize=1MiB, type=21686148-6449-6E6F-744E-656564454649\n, type=L\n")
+    with_boot_code(disk)
+    make("btrfs", f"{disk}p2")
+    top = bench.folder / "top"
+    top.mkdir()
+    sh("mount", "-t", "btrfs", f"{disk}p2", top)
+    for name in ("@rootfs", "@srv"):
+        sh("btrfs", "subvolume", "create", top / name)
+    sh("umount", top)
+    top.rmdir()
+    return Source(
+        (disk,),
+        (
+            Mount(f"{disk}p2", "/", "btrfs", "subvol=@rootfs"),
+            Mount(f"{disk}p2", DATA, "btrfs", "subvol=@srv,compress=zstd"),
+        ),
+    )
+
+
+def fill(source: Source, where: Path, seed: int = 1) -> None:
+    """Put a small system on the source, with files of which each byte is known."""
+    with mounted_all(source.mounts, where):
+        lines = [
+            f"UUID={uuid_of(mount.device)} {mount.where} {mount.fstype} "
+            f"{mount.options or 'defaults'} 0 1"
+            for mount in source.mounts
+        ]
+        files = {
+            "etc/os-release": 'ID=debian\nVERSION_ID="13"\nPRETTY_NAME="Debian 13"\n',
+            "etc/fstab": "\n".join((*lines, *source.fstab)) + "\n",
+            "etc/hostname": "golden\n",
+            "etc/network/interfaces": "auto lo\niface lo inet loopback\n",
+            "sbin/ifup": "#!/bin/sh\n",
+            "root/.profile": "",
+        }
+        for name, text in files.items():
+            path = where / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        draw = random.Random(seed)
+        for mount in source.mounts:
+            top = where / mount.where.lstrip("/") / "known"
+            top.mkdir(exist_ok=True)
+            for number in range(40):
+                (top / f"f{number}").write_bytes(draw.randbytes(draw.randrange(120_000)))
+            with (top / "sparse").open("wb") as file:
+                file.seek(9 * MiB)
+                file.write(b"end")
+            for number in range(0, 40, 3):  # what was deleted must not come along
+                (top / f"f{number}").unlink()
+
+
+@contextmanager
+def mounted_all(mounts: tuple[Mount, ...], where: Path, words: str = "") -> Iterator[Path]:
+    done: list[Path] = []
+    where.mkdir(parents=True, exist_ok=True)
+    try:
+        for mount in mounts:
+            place = where / mount.where.lstrip("/")
+            place.mkdir(parents=True, exist_ok=True)
+            options = ",".join(word for word in (mount.options, words) if word)
+            sh(
+                "mount",
+                "-t",
+                mount.fstype,
+                *(["-o", options] if options else []),
+                mount.device,
+                place,
+            )
+            done.append(place)
+        yield where
+    finally:
+        for place in reversed(done):
+            sh("umount", place)
+
+
+def drive_of(path: Path) -> Drive:
+    """Return a loop device as the agent sees a disk."""
+    run = Run()
+    nodes = [str(path), *(str(node) for node in block.partition_nodes(path))]
+    sector = block.sector_bytes(path)
+    return make_drive(
+        path=str(path),
+        serial=path.name,
+        size_bytes=block.size_bytes(path),
+        sector_bytes=sector,
+        physical_sector_bytes=sector,
+        contents=probe_contents(run, nodes),
+    )

@@ -1,0 +1,179 @@
+"""Every layout captured and deployed to bigger disks: files equal, checked, source untouched."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from agent.apply import Host, apply
+from agent.flows.capture import capture
+from agent.flows.deploy import TemplateSource, luks_keys
+from agent.flows.workplace import Workplace
+from agent.model.inventory import Drive
+from agent.model.job import CaptureSpec, DeploySpec, DiskHints, Verify
+from agent.model.keys import DiskKey
+from agent.model.plan import Plan
+from agent.planning.deploy import plan_deploy
+from agent.report import silent
+from agent.source.open import opened_system
+from agent.store.template import Template, open_template
+from agent.system import block
+from agent.system.command import Run
+from agent.system.mount import SOURCE_OPTIONS, Part, fstype_of, mounted_system
+from agent.trust.keyring import Keyring
+from tests.contracts.fake_registry import FakeRegistry
+from tests.contracts.stream_builders import make_client
+from tests.guest import layouts
+from tests.guest.conftest import sh
+from tests.guest.layouts import Bench, Source, drive_of, fill
+from tests.unit.make_plan import make_inventory
+
+KEYS = (DiskKey(passphrase=layouts.KEY),)
+RUN = Run()
+
+SAME: dict[str, Callable[[Bench], Source]] = {
+    "ext4 on GPT": layouts.gpt(),
+    "xfs on GPT": layouts.gpt("xfs"),
+    "ext4 on GPT of 4096": layouts.gpt(sector_bytes=4096),
+    "btrfs with subvolumes": layouts.btrfs_subvolumes,
+    "logical root on MBR": layouts.mbr_logical,
+    "two disks, one bare": layouts.two_disks,
+    "RAID 1 and an ESP on both legs": layouts.md("1", 2),
+    "RAID 0": layouts.md("0", 2),
+    "RAID 5 of three": layouts.md("5", 3),
+    "RAID 6 of four": layouts.md("6", 4),
+    "RAID 10 of four": layouts.md("10", 4),
+    "linear": layouts.md("linear", 2),
+    "RAID 1, metadata 0.90": layouts.md("1", 2, "--metadata=0.90"),
+    "RAID 1 of bare disks": layouts.md_whole_disks,
+    "LVM of two disks, striped": layouts.lvm(),
+    "xfs on LVM": layouts.lvm("xfs"),
+    "thin volumes": layouts.thin,
+    "LUKS2": layouts.luks(),
+    "LUKS1": layouts.luks("1"),
+    "LVM on LUKS on RAID 1": layouts.lvm_on_luks_on_md,
+}
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    folder = tmp_path / "disks"
+    folder.mkdir()
+    made = Bench(folder)
+    yield made
+    made.close()
+
+
+@dataclass(frozen=True)
+class Captured:
+    template: Template
+    tree: dict[str, str]
+
+
+@contextmanager
+def captured(bench: Bench, source: Source, where: Path) -> Iterator[Captured]:
+    """Yield a template of `source`, filled; its disks must stay as they are to the last byte."""
+    fill(source, where)
+    tree = known_files(source_parts(source), where)
+    bench.stop()
+    before = [digest(disk) for disk in source.disks]
+    drives = [drive_of(disk) for disk in source.disks]
+    sh("ip", "link", "set", "lo", "up")
+    registry = FakeRegistry()
+    with registry.serving() as url:
+        client = make_client(url)
+        place = Workplace(RUN, make_inventory(*drives), silent, client, Keyring())
+        spec = CaptureSpec(
+            name="demo",
+            disks=tuple(DiskHints(name=drive.path) for drive in drives),
+            keys=KEYS,
+        )
+        result = capture(place, spec)
+        assert [digest(disk) for disk in source.disks] == before
+        yield Captured(open_template(client, result["digest"]), tree)
+        client.close()
+
+
+def source_parts(source: Source) -> list[Part]:
+    parts = []
+    for mount in source.mounts:
+        named = [w for w in mount.options.split(",") if w.startswith("subvol=")]
+        subvolume = named[0].removeprefix("subvol=") if named else None
+        parts.append(Part(Path(mount.device), mount.where, mount.fstype, subvolume))
+    return parts
+
+
+def known_files(parts: list[Part], where: Path) -> dict[str, str]:
+    """Return path → facts of all files whose bytes are known, read by the kernel."""
+    found: dict[str, str] = {}
+    with mounted_system(RUN, where, parts, SOURCE_OPTIONS):
+        for part in parts:
+            top = where / part.where.lstrip("/") / "known"
+            for path in sorted(top.rglob("*")):
+                state = path.lstat()
+                name = str(path.relative_to(where))
+                data = hashlib.sha256(path.read_bytes()).hexdigest()
+                found[name] = f"{state.st_mode:o} {state.st_uid} {state.st_mtime_ns} {data}"
+    return found
+
+
+def digest(disk: Path) -> str:
+    with disk.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def deployed(template: Template, drives: dict[str, Drive], spec: DeploySpec, where: Path) -> Plan:
+    inventory = make_inventory(*drives.values())
+    plan = plan_deploy(inventory, template.config, spec, drives)
+    host = Host(
+        run=RUN,
+        source=TemplateSource(RUN, template, {}),
+        look=lambda path: drive_of(Path(path)),
+        inventory=inventory,
+        mount_dir=where,
+        efivars=where / "none",
+        keys=luks_keys(plan.layout, spec.keys),
+    )
+    apply(plan, host)
+    return plan
+
+
+def on_targets(plan: Plan, drives: dict[str, Drive], where: Path) -> dict[str, str]:
+    """Return the known files as they are on the target, found there anew."""
+    with opened_system(RUN, drives, keys=KEYS) as found:
+        assert not found.unfit
+        assert not [one.unfit for one in found.contents if one.unfit]
+        contents = {one.on: one for one in found.contents}
+        uuids = {getattr(one.content, "uuid", None): one for one in found.contents}
+        parts = []
+        for volume in plan.layout.volumes:
+            content = volume.content
+            one = contents.get(volume.on) or uuids.get(getattr(content, "uuid", ""))
+            if one is None or one.content is None:
+                continue
+            places = [(volume.mount, None)] if volume.mount else []
+            places += [(sub.mount, sub.path) for sub in getattr(content, "subvolumes", ())]
+            for place, subvolume in places:
+                parts.append(Part(Path(one.path), place or "/", fstype_of(content), subvolume))
+        parts.sort(key=lambda part: part.where)
+        return known_files(parts, where)
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_the_same_layout_on_bigger_disks(name: str, bench: Bench, tmp_path: Path) -> None:
+    source = SAME[name](bench)
+    with captured(bench, source, tmp_path / "mnt") as taken:
+        layout = taken.template.config.layout
+        targets = {
+            disk.id: drive_of(bench.disk(disk.size_bytes // 2**20 + 64, disk.sector_bytes))
+            for disk in layout.disks
+        }
+        spec = DeploySpec(template="demo:latest", verify=Verify.FULL, keys=KEYS)
+        plan = deployed(taken.template, targets, spec, tmp_path / "mnt")
+    bench.stop()
+    assert on_targets(plan, targets, tmp_path / "mnt") == taken.tree
+    for disk in targets.values():
+        assert block.size_bytes(Path(disk.path)) == disk.size_bytes
