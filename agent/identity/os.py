@@ -4,6 +4,7 @@ import re
 import shlex
 from typing import Final
 
+from agent.identity.boot.tools import find_tools
 from agent.model.template import NetworkStack, OsIdentity
 from agent.system.rooted import RootedTree
 
@@ -27,6 +28,7 @@ def identify_os(tree: RootedTree) -> OsIdentity | None:
         bootloader=find_bootloader(tree),
         initramfs_tool=find_initramfs_tool(tree),
         network_stack=find_network_stack(tree, os_id, version),
+        tools=find_tools(tree),
     )
 
 

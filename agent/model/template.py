@@ -117,6 +117,8 @@ class OsIdentity(Value, frozen=True, kw_only=True):
     bootloader: str | None
     initramfs_tool: str | None
     network_stack: NetworkStack | None
+    tools: tuple[str, ...] | None = None
+    """The `Tool`s that it holds. None: captured before they were recorded."""
 
 
 class Redaction(Value, frozen=True, kw_only=True):
