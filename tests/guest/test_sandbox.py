@@ -9,6 +9,7 @@ import pytest
 
 from agent.system.command import Run
 from agent.system.sandbox import SandboxFailed, run_inside
+from tests.guest import SCRATCH_BYTES
 from tests.guest.conftest import sh
 
 BUSYBOX = Path("/usr/bin/busybox")
@@ -49,8 +50,8 @@ def inside(root: Path, script: str, *devices: Path, timeout_s: float = 60) -> st
 
 
 def test_it_runs_and_changes_its_own_system(root: Path, disk: Path) -> None:
-    said = inside(root, 'echo hello; echo "$#" >/etc/made; blkid /dev/$(ls /dev | grep vd)', disk)
-    assert said.startswith("hello\n")
+    said = inside(root, 'echo hello; echo "$#" >/etc/made; wc -c </dev/$(ls /dev | grep vd)', disk)
+    assert said == f"hello\n{SCRATCH_BYTES}\n"
     assert (root / "etc/made").read_text() == "1\n"
     assert not list((root / "dev").iterdir())
 
@@ -94,8 +95,8 @@ def test_it_reaches_no_other_disk(root: Path, disk: Path, scratch: list[Path]) -
     os.mknod(root / "planted", 0o60600, number)
     said = inside(
         root,
-        f"mknod /tmp/other b {major} {minor}; echo x >/tmp/other; echo x >/dev/{other.name};"
-        f"echo x >/planted; mount -t devtmpfs dev /tmp; mount -t proc p /tmp; ls /dev;"
+        f"ls /dev; mknod /tmp/other b {major} {minor}; echo x >/tmp/other; echo x >/dev/{other.name};"
+        f"echo x >/planted; mount -t devtmpfs dev /tmp; mount -t proc p /tmp;"
         f"echo x >/sys/class/block/{other.name}/queue/read_ahead_kb; dd if=/planted count=1; :",
         disk,
     )

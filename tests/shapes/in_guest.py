@@ -65,7 +65,7 @@ def test_a_system_of_one_disk_goes_onto_a_mirror(tmp_path: Path) -> None:
     target = BootTarget((Firmware.BIOS, Firmware.UEFI), tuple(disks), boot_devices(disks, [_ARRAY]))
     root = tmp_path / "root"
     with mounted(run, _ARRAY, root, "ext4", TARGET_OPTIONS):
-        sh("tar", "-x", "-f", _BY_ID / f"virtio-{ROOT_TAR}", "-C", root, "--exclude", "./dev/*")
+        sh("tar", "x", "--numeric-owner", "-f", _BY_ID / f"virtio-{ROOT_TAR}", "-C", root)
         leave_as_captured(root)
         with mounted(run, legs[0], root / "boot/efi", "vfat", TARGET_OPTIONS):
             with RootedTree(root) as tree:
@@ -77,7 +77,6 @@ def test_a_system_of_one_disk_goes_onto_a_mirror(tmp_path: Path) -> None:
         menu = (root / "boot/grub/grub.cfg").read_text()
         assert f"root=UUID={NEW_ROOT_UUID}" in menu
         assert "mduuid/" in menu
-        assert not list((root / "run").iterdir())
 
     # what could boot is withheld, and given back as the commit does
     for disk in disks:
