@@ -29,6 +29,7 @@ _DISABLE_PASSWORD: Final = 0xF6
 _NO_DATA, _FROM_DRIVE, _TO_DRIVE = -1, -3, -2
 _PROTOCOL: Final = {_NO_DATA: 3, _FROM_DRIVE: 4, _TO_DRIVE: 5}
 _LEAST_TIMEOUT_S: Final = 2 * 3600
+_MOST_TIMEOUT_S: Final = 48 * 3600
 _SENSE_BYTES: Final = 32
 
 
@@ -119,7 +120,7 @@ def secure_erase(device: Path, way: Way) -> None:
         raise DiskError(f"{device}: {obstacle}")
     enhanced = way is Way.ATA_ENHANCED
     expected = (facts.enhanced_minutes if enhanced else facts.minutes) or 0
-    timeout_s = max(_LEAST_TIMEOUT_S, 2 * 60 * expected)
+    timeout_s = min(max(_LEAST_TIMEOUT_S, 2 * 60 * expected), _MOST_TIMEOUT_S)
     with block.opened(device, os.O_RDWR) as fd:
         _command(fd, device, _SET_PASSWORD, _TO_DRIVE, data=password_block(enhanced=False))
         try:

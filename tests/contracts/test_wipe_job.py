@@ -29,13 +29,14 @@ def test_a_wipe_from_claim_to_certificate(
         path=str(disk), size_bytes=size, sector_bytes=512, physical_sector_bytes=512, serial="S1"
     )
     monkeypatch.setattr(flow, "probe_drives", lambda _: (drive,))
-    monkeypatch.setattr(flow.block, "settle", lambda _: None)
+    monkeypatch.setattr("agent.flows.wipe.block.settle", lambda _: None)
     monkeypatch.setattr(flow, "find_signatures", lambda *_: ())
     place = inventory(disks=(drive,))
     agent = agent_at(api, terminal)
     agent.hello(place)
     job = api.make_job(kind="wipe", disks=[{"serial": "S1"}], verify="full")
     claim = agent.server.claim(MACHINE, AGENT, 0, ())
+    assert claim is not None
     assert agent.do(claim, place) is Finish.POWEROFF
     assert disk.read_bytes().count(0) == size
     assert api.job(job)["state"] == "succeeded"
@@ -70,7 +71,9 @@ def test_a_disk_that_changed_hands_since_the_plan_is_not_wiped(
     agent = agent_at(api, terminal)
     agent.hello(place)
     job = api.make_job(kind="wipe", all_fixed=True)
-    assert agent.do(agent.server.claim(MACHINE, AGENT, 0, ()), place) is Finish.STAY
+    claim = agent.server.claim(MACHINE, AGENT, 0, ())
+    assert claim is not None
+    assert agent.do(claim, place) is Finish.STAY
     failure = api.job(job)["failure"]
     assert (failure["disk"], failure["status"]) == ("unchanged", 3)
     assert "another disk" in failure["because"][0]

@@ -160,6 +160,7 @@ def test_a_secure_erase_is_prepared_and_checked(
     assert sent[3][1] == b"\x02"
     ata_security.secure_erase(device, Way.ATA_NORMAL)
     assert sent[8][1:] == (b"\0", 2 * 600 * 60)  # twice what the drive thinks
+    assert all(0 < seconds * 1000 < 2**32 for _, _, seconds in sent)
 
 
 def nvme(
