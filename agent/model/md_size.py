@@ -1,0 +1,126 @@
+"""How much an md array holds: of the data areas of its members, and of bare members."""
+
+import re
+from collections.abc import Sequence
+from typing import Final
+
+from agent.model.nodes import Array, MdLevel, MdMetadata
+from agent.units import KiB, MiB, TiB, align_down, align_up
+
+DEFAULT_CHUNK_BYTES: Final = 512 * KiB
+"""What mdadm takes where none is asked for."""
+_SECTOR: Final = 512
+_STRIPED: Final = frozenset(
+    {MdLevel.RAID0, MdLevel.RAID4, MdLevel.RAID5, MdLevel.RAID6, MdLevel.RAID10}
+)
+_MIRROR_STEP: Final = 64 * KiB
+_V090_STEP: Final = 64 * KiB
+_V090_MOST: Final = 2 * TiB
+"""Kernels before 3.1 take no more of a member; mdadm lets newer ones have twice that."""
+_COPIES: Final = re.compile(r"(near|far|offset)=(\d{1,2})")
+
+
+def is_redundant(level: MdLevel) -> bool:
+    """Return whether the array bears the loss of a member."""
+    return level not in (MdLevel.LINEAR, MdLevel.RAID0)
+
+
+def copies(layout: str) -> tuple[int, int]:
+    """Return the near and the far copies of a RAID10's `layout`; mdadm's default is two near."""
+    near, far = 1, 1
+    for kind, count in _COPIES.findall(layout):
+        if kind == "near":
+            near = max(int(count), 1)
+        else:
+            far = max(int(count), 1)
+    return (2, 1) if near == far == 1 else (near, far)
+
+
+def lost_members(level: MdLevel, slots: int, layout: str = "") -> int:
+    """Return how many members may be missing, whichever they are, so that it still runs."""
+    match level:
+        case MdLevel.LINEAR | MdLevel.RAID0:
+            return 0
+        case MdLevel.RAID1:
+            return slots - 1
+        case MdLevel.RAID4 | MdLevel.RAID5:
+            return 1
+        case MdLevel.RAID6:
+            return 2
+        case MdLevel.RAID10:
+            near, far = copies(layout)
+            return near * far - 1
+
+
+def held_bytes(
+    level: MdLevel, layout: str, chunk_bytes: int, slots: int, areas: Sequence[int]
+) -> int:
+    """Return the size of an array of `slots` members whose data areas are `areas`, in bytes.
+
+    Of a redundant level the smallest counts, so the areas of missing members may be left out.
+    """
+    if not areas:
+        return 0
+    step = chunk_bytes if level in _STRIPED and chunk_bytes else _SECTOR
+    whole = [align_down(max(area, 0), step) for area in areas]
+    least = min(whole)
+    match level:
+        case MdLevel.LINEAR | MdLevel.RAID0:
+            return sum(whole)
+        case MdLevel.RAID1:
+            return least
+        case MdLevel.RAID4 | MdLevel.RAID5:
+            return least * (slots - 1)
+        case MdLevel.RAID6:
+            return least * (slots - 2)
+        case MdLevel.RAID10:
+            near, far = copies(layout)
+            return least // step // far * slots // near * step
+
+
+def usable_bytes(array: Array, member_sizes: Sequence[int]) -> int:
+    """Return what `array`, made anew on members of these sizes in bytes, has at the least.
+
+    Spares are not among the sizes. 0: they are too small.
+    """
+    chunk = array.chunk_bytes or DEFAULT_CHUNK_BYTES
+    front = max((_data_offset(size, chunk) for size in member_sizes), default=0)
+    areas = [_area(array.metadata, size, front) for size in member_sizes]
+    if array.level is MdLevel.RAID1:
+        areas = [align_down(area, _MIRROR_STEP) for area in areas]
+    elif array.level is MdLevel.LINEAR:
+        areas = [align_down(area, max(array.chunk_bytes, 4 * KiB)) for area in areas]
+    return held_bytes(array.level, array.layout, chunk, len(array.members), areas)
+
+
+def _area(metadata: MdMetadata, size: int, front: int) -> int:
+    """Return how much of a member is left for data, as mdadm reckons."""
+    match metadata:
+        case MdMetadata.V0_90:
+            return max(min(align_down(size, _V090_STEP) - _V090_STEP, _V090_MOST), 0)
+        case MdMetadata.V1_0:
+            # The superblock and its place, the list of bad blocks, the bitmap.
+            return max(align_down(size, 4 * KiB) - 12 * KiB - _bitmap_room(size), 0)
+        case MdMetadata.V1_1 | MdMetadata.V1_2:
+            return max(align_down(size, _SECTOR) - front, 0)
+        case MdMetadata.IMSM:
+            return max(align_down(size, MiB) - 8 * MiB, 0)
+
+
+def _data_offset(size: int, chunk: int) -> int:
+    """Return where mdadm lets the data begin behind a superblock in front.
+
+    It leaves a thousandth for a later reshape, 128 MiB at most; not less than two chunks.
+    """
+    headroom = 128 * MiB
+    while headroom * 1024 > size and headroom // 2 >= 2 * chunk:
+        headroom //= 2
+    return align_up(12 * KiB + _bitmap_room(size) + headroom, MiB)
+
+
+def _bitmap_room(size: int) -> int:
+    if size < 64 * KiB:
+        return 0
+    if size - 64 * KiB >= 200 * 1024 * MiB:
+        return 128 * KiB
+    return 64 * KiB if size - 4 * KiB > 8 * 1024 * MiB else 4 * KiB

@@ -1,0 +1,256 @@
+"""mdadm(8): arrays of Linux software RAID, read without a write, made anew, grown, stopped.
+
+Devices are numbered ones, `/dev/md100`: their node is the kernel's own, so nothing waits for a
+link that udev makes later. The name in the superblock is what the captured system goes by.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from agent.errors import DiskError
+from agent.model.md_size import is_redundant, usable_bytes
+from agent.model.nodes import Array, MdLevel, MdMetadata
+from agent.system import block
+from agent.system.command import Runner
+from agent.tools.md_arrays import FoundArray, find_arrays
+from agent.tools.md_examine import MdMember, examine, parse_examine
+from agent.tools.md_state import (
+    SyncState,
+    check,
+    has_bitmap,
+    level_of,
+    sync_state,
+    wait_for_sync,
+)
+from agent.units import KiB
+
+__all__ = [
+    "FoundArray",
+    "MdMember",
+    "SyncState",
+    "assemble_read_only",
+    "check",
+    "conf_line",
+    "examine",
+    "find_arrays",
+    "free_device_name",
+    "grow_to_members",
+    "make_array",
+    "make_words",
+    "parse_examine",
+    "stop",
+    "sync_state",
+    "usable_bytes",
+    "wait_for_sync",
+    "zero_superblock",
+]
+
+_DEVICE_NAME: Final = re.compile(r"md\d{1,4}")
+_POSIX_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_ZEROING_TIMEOUT_S: Final = 4 * 3600.0
+_GROWS: Final = frozenset({"raid1", "raid4", "raid5", "raid6", "raid10"})
+_FIRST_NUMBER: Final = 100
+
+
+def free_device_name() -> str:
+    """Return a name for an array's device that no array has now: `md100`."""
+    taken = {path.name for path in Path("/sys/class/block").glob("md*")}
+    return next(
+        name for number in range(_FIRST_NUMBER, 10000) if (name := f"md{number}") not in taken
+    )
+
+
+def assemble_read_only(run: Runner, device_name: str, devices: Sequence[Path]) -> Path:
+    """Start the array of `devices`, the spares not among them, to be read; return its device.
+
+    The members are write-protected and stay so. It starts with members missing, too.
+    Raises CommandFailed if it cannot run.
+    """
+    target = _target(device_name)
+    for device in devices:
+        block.set_read_only(device, True)
+    run(["mdadm", "--assemble", target, "--config=none", "--readonly", "--run", *devices])
+    block.settle(run)
+    block.set_read_only(target, True)
+    return target
+
+
+def make_array(
+    run: Runner,
+    array: Array,
+    device_name: str,
+    devices: Sequence[Path | None],
+    spares: Sequence[Path] = (),
+    *,
+    size_bytes: int | None = None,
+    data_offset_bytes: int | None = None,
+) -> Path:
+    """Make `array` on `devices`, by slot, and return its device. What they held is gone.
+
+    None makes it degraded there. `size_bytes` is how much of each member it uses; None: all.
+    Its copies and parity are right when `wait_for_sync` returns: at once where the members can
+    be told to read as zeros.
+    """
+    target = _target(device_name)
+    present = [device for device in devices if device is not None]
+    sizes = {block.size_bytes(device) for device in present}
+    zeroes = is_redundant(array.level) and all(map(_zeroes_fast, present))
+    words = make_words(
+        array,
+        target,
+        devices,
+        spares,
+        size_bytes=size_bytes,
+        data_offset_bytes=data_offset_bytes,
+        zeroes=zeroes,
+        equal=len(sizes) == 1,
+    )
+    run(words, timeout_s=_ZEROING_TIMEOUT_S)
+    block.settle(run)
+    return target
+
+
+def make_words(
+    array: Array,
+    target: Path,
+    devices: Sequence[Path | None],
+    spares: Sequence[Path],
+    *,
+    size_bytes: int | None,
+    data_offset_bytes: int | None,
+    zeroes: bool,
+    equal: bool,
+) -> list[str | Path]:
+    """Return the mdadm command that makes `array`.
+
+    `zeroes`: the members are told to read as zeros, so that nothing need be brought into step.
+    `equal`: the members are of one size. Raises DiskError for what mdadm would not make.
+    """
+    if array.metadata is MdMetadata.IMSM:
+        raise DiskError(f"{array.id} is of Intel's RAID: only its firmware can make it")
+    if len(devices) != len(array.members):
+        raise DiskError(f"{array.id} has {len(array.members)} members, {len(devices)} are given")
+    words: list[str | Path] = ["mdadm", "--create", target, "--config=none", "--run"]
+    words += ["--level", array.level.value, "--metadata", array.metadata.value]
+    words += ["--uuid", array.uuid, *_name_words(array)]
+    if array.level is not MdLevel.RAID1 and array.chunk_bytes:
+        words.append(f"--{_chunk_word(array)}={array.chunk_bytes // KiB}")
+    words += _layout_words(array, equal)
+    if is_redundant(array.level):
+        # Else mdadm makes one of itself for what is large.
+        words.append(f"--bitmap={'internal' if array.bitmap else 'none'}")
+    if size_bytes is not None:
+        words.append(f"--size={size_bytes // KiB}K")
+    if data_offset_bytes is not None and array.metadata in (MdMetadata.V1_1, MdMetadata.V1_2):
+        words.append(f"--data-offset={data_offset_bytes // KiB}K")
+    if zeroes:
+        words.append("--write-zeroes")
+    if len(devices) == 1:
+        words.append("--force")
+    words.append(f"--raid-devices={len(devices)}")
+    if spares:
+        words.append(f"--spare-devices={len(spares)}")
+    return [*words, *("missing" if one is None else one for one in devices), *spares]
+
+
+def stop(run: Runner, device: Path) -> None:
+    """Stop the array; all that it holds is then on its members."""
+    block.settle(run)
+    run(["mdadm", "--stop", device])
+    block.settle(run)
+
+
+def grow_to_members(run: Runner, device: Path) -> int:
+    """Let the running array use all of its members, which have grown; return its size in bytes.
+
+    Superblocks at the end of a member move, which a stopped array could not do. Use
+    `wait_for_sync` afterwards. Raises DiskError for linear and RAID0, which do not grow.
+    """
+    if (level := level_of(device)) not in _GROWS:
+        raise DiskError(f"{device} is {level}: it does not grow with its members")
+    bitmap = has_bitmap(device)
+    # The kernel does not move a superblock at the end, nor resize, while there is a bitmap.
+    if bitmap:
+        run(["mdadm", "--grow", device, "--bitmap=none"])
+    run(["mdadm", "--grow", device, "--size=max"])
+    if bitmap:
+        run(["mdadm", "--grow", device, "--bitmap=internal"])
+    block.settle(run)
+    return block.size_bytes(device)
+
+
+def zero_superblock(run: Runner, device: Path) -> None:
+    """Take away each superblock that `device` has, wherever it lies."""
+    if examine(run, device) is not None:
+        run(["mdadm", "--zero-superblock", "--config=none", device])
+
+
+def conf_line(array: Array, device: str | None = None) -> str:
+    """Return the line of mdadm.conf that names `array`; `device`: what the system calls it."""
+    name = array.name.rpartition(":")[2]
+    path = device or (f"/dev/md/{name}" if name else "/dev/md/" + array.id.removeprefix("md"))
+    words = ["ARRAY", path, f"metadata={array.metadata}"]
+    if array.spares:
+        words.append(f"spares={len(array.spares)}")
+    if array.name:
+        words.append(f"name={array.name}")
+    return " ".join([*words, f"UUID={array.uuid}"])
+
+
+def _target(device_name: str) -> Path:
+    if not _DEVICE_NAME.fullmatch(device_name):
+        raise ValueError(f"not the name of an array's device: {device_name!r}")
+    return Path("/dev") / device_name
+
+
+def _name_words(array: Array) -> list[str]:
+    """Return the words that give the superblock this name and nothing else.
+
+    mdadm 4.4 takes no colon in a name, but puts the host and one in front of it.
+    """
+    if array.metadata is MdMetadata.V0_90 or not array.name:
+        return ["--homehost=<none>"]
+    host, colon, name = array.name.partition(":")
+    if not colon:
+        host, name = "<none>", array.name
+    if not host or not _POSIX_NAME.fullmatch(name) or len(array.name) > 31:
+        raise DiskError(
+            f"mdadm gives no array the name {array.name!r}",
+            hint="on the source, give it a name of letters, digits, - and _, and capture it again",
+        )
+    return [f"--homehost={host}", f"--name={name}"]
+
+
+def _chunk_word(array: Array) -> str:
+    return "rounding" if array.level is MdLevel.LINEAR else "chunk"
+
+
+def _layout_words(array: Array, equal: bool) -> list[str]:
+    if array.level is MdLevel.RAID0:
+        if array.metadata is MdMetadata.V0_90:
+            if not equal:
+                raise DiskError(
+                    f"{array.id} is a RAID0 with metadata 0.90, which needs members of one size"
+                )
+            return []
+        # Members of one size have but one layout, and older kernels know no record of it.
+        return [f"--layout={array.layout or ('dangerous' if equal else 'alternate')}"]
+    if not array.layout or array.level in (MdLevel.LINEAR, MdLevel.RAID1, MdLevel.RAID4):
+        return []
+    if array.level is MdLevel.RAID10:
+        kind, _, copies = array.layout.partition("=")
+        return [f"--layout={kind[0]}{copies}"]
+    return [f"--layout={array.layout}"]
+
+
+def _zeroes_fast(device: Path) -> bool:
+    """Return whether the device zeroes by command, without data sent to it."""
+    folder = (Path("/sys/class/block") / device.resolve().name).resolve()
+    if (folder / "partition").exists():
+        folder = folder.parent
+    try:
+        return int((folder / "queue/write_zeroes_max_bytes").read_text()) > 0
+    except (OSError, ValueError):
+        return False
