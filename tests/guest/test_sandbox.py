@@ -95,8 +95,8 @@ def test_it_reaches_no_other_disk(root: Path, disk: Path, scratch: list[Path]) -
     os.mknod(root / "planted", 0o60600, number)
     said = inside(
         root,
-        f"ls /dev; mknod /tmp/other b {major} {minor}; echo x >/tmp/other; echo x >/dev/{other.name};"
-        f"echo x >/planted; mount -t devtmpfs dev /tmp; mount -t proc p /tmp;"
+        f"ls /dev; mknod /tmp/other b {major} {minor}; echo x >/tmp/other;"
+        f"echo x >/dev/{other.name}; echo x >/planted; mount -t devtmpfs dev /tmp;"
         f"echo x >/sys/class/block/{other.name}/queue/read_ahead_kb; dd if=/planted count=1; :",
         disk,
     )
