@@ -219,6 +219,7 @@ def attached(
                     raise
                 raise error from export.error
             finally:
+                first = export.error  # reads that the end cuts off are no errors
                 with contextlib.suppress(OSError):
                     fcntl.ioctl(fd, _DISCONNECT)
                 export.hang_up()
@@ -230,8 +231,8 @@ def attached(
             with contextlib.suppress(OSError):
                 fcntl.ioctl(fd, _CLEAR_SOCK)
             os.close(fd)
-    if export.error is not None:
-        raise export.error
+    if first is not None:
+        raise first
 
 
 class _Driver:

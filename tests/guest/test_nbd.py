@@ -1,5 +1,6 @@
 """A block device whose bytes come from a function, under a real kernel: it always goes away."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -113,4 +114,25 @@ def test_a_waiting_read_does_not_keep_the_device(tmp_path: Path) -> None:
 
     with pytest.raises(GiveUp), attached(Run(), MiB, 512, hang, cancel=go.set):
         raise GiveUp("enough")
+    assert is_none_left()
+
+
+def test_a_read_that_the_end_cuts_off_is_no_error() -> None:
+    asked, go = threading.Event(), threading.Event()
+
+    def hang(offset: int, size: int) -> bytes:
+        asked.set()
+        go.wait(60)
+        raise ServerError("cancelled")
+
+    def look(device: Path) -> None:
+        with contextlib.suppress(OSError):
+            device.read_bytes()
+
+    with attached(Run(), MiB, 512, hang, cancel=go.set) as device:
+        reader = threading.Thread(target=look, args=(device,))
+        reader.start()
+        assert asked.wait(30)
+    reader.join(30)
+    assert not reader.is_alive()
     assert is_none_left()
