@@ -4,8 +4,10 @@ import threading
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Final
 
@@ -16,6 +18,8 @@ from agent.store.template import Template
 from agent.stream.fetch import ChunkRun, Lane
 from agent.stream.progress import Stages
 from agent.stream.pump import Pump
+from agent.system.command import Runner
+from agent.system.nbd import attached
 from agent.units import MiB
 
 CACHE_BYTES: Final = 64 * MiB
@@ -129,6 +133,22 @@ class _Wanted:
 class _Counts:
     chunks: int = 0
     lanes: list[Lane] = field(default_factory=list)
+
+
+@contextmanager
+def volume_device(
+    run: Runner, template: Template, volume_id: str, sector_bytes: int = 512
+) -> Iterator[tuple["VolumeView", Path]]:
+    """Yield a volume of a template and a read-only block device of it, until it is left.
+
+    `sector_bytes` is the source disk's logical sector: XFS and vfat refuse a larger one. The first
+    chunk that could not be had is raised at the end; see `agent.system.nbd.attached`.
+    """
+    with (
+        VolumeView(template, volume_id) as view,
+        attached(run, view.size_bytes, sector_bytes, view.read, cancel=view.cancel) as device,
+    ):
+        yield view, device
 
 
 class VolumeView:

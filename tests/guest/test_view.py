@@ -18,11 +18,10 @@ from agent.store.registry import RegistryClient
 from agent.store.template import Template, open_template
 from agent.stream.capture import capture_template
 from agent.stream.chunks import VolumeSource
-from agent.stream.view import VolumeView
+from agent.stream.view import VolumeView, volume_device
 from agent.system import block
 from agent.system.command import Run
 from agent.system.mount import mounted
-from agent.system.nbd import attached
 from agent.tools.copy_files import copy_tree
 from agent.units import MiB
 from tests.contracts.fake_registry import FakeRegistry, Handler
@@ -101,8 +100,7 @@ def viewed(
     """Yield the view of the captured volume and where it is mounted."""
     run, options = Run(), SOURCE_OPTIONS[captured.kind]
     with (
-        VolumeView(captured.template, "root") as view,
-        attached(run, view.size_bytes, block_bytes, view.read, cancel=view.cancel) as device,
+        volume_device(run, captured.template, "root", block_bytes) as (view, device),
         mounted(run, device, where, captured.kind, options) as top,
     ):
         yield view, top

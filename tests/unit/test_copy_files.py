@@ -1,13 +1,26 @@
 """Copying files: whether there is room, what cp is told, what it and btrfs say."""
 
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from agent.errors import DiskError
-from agent.tools.copy_files import Needs, Room, copy_words, first_complaint, objections
+from agent.errors import ClaimRefused, CommandFailed, DiskError
+from agent.model.event import Happening
+from agent.system.command import Output, Word
+from agent.tools.copy_files import (
+    Needs,
+    Room,
+    copy_tree,
+    copy_words,
+    find_needs,
+    first_complaint,
+    objections,
+)
 from agent.tools.subvolumes import Subvolume, parse_subvolumes
 from agent.units import GiB, MiB
+from tests.unit.fake_run import FakeRun
 
 # GNU cp 9.1, LC_ALL=C.UTF-8.
 COMPLAINTS = """\
@@ -95,3 +108,41 @@ def test_the_top_may_be_the_default() -> None:
 def test_what_is_not_understood_is_refused(listing: bytes, default: bytes) -> None:
     with pytest.raises(DiskError):
         parse_subvolumes(listing, b"", default)
+
+
+def make_files(folder: Path) -> Path:
+    tree = folder / "tree"
+    (tree / "sub").mkdir(parents=True)
+    (tree / "file").write_bytes(bytes(10_000))
+    (tree / "sub" / "linked").hardlink_to(tree / "file")
+    (tree / "link").symlink_to("file")
+    with (tree / "sparse").open("wb") as file:
+        file.truncate(GiB)
+    return tree
+
+
+def test_needs_count_a_hard_link_once_and_a_hole_not_at_all(tmp_path: Path) -> None:
+    needs = find_needs(make_files(tmp_path))
+    assert needs.inodes == 4  # sub, file, link, sparse
+    assert 12_288 <= needs.bytes < MiB
+
+
+def test_a_copy_that_failed_names_the_first_path(tmp_path: Path) -> None:
+    run = FakeRun({"cp": Output(b"", COMPLAINTS, 1)})
+    with pytest.raises(DiskError, match="could not copy the files: cannot create .*'/proc/x'"):
+        copy_tree(run, make_files(tmp_path), tmp_path)
+
+
+def test_a_report_that_raises_stops_the_copy(tmp_path: Path) -> None:
+    stopped: list[bool] = []
+
+    def run(words: Sequence[Word], *, stop: threading.Event, **_: object) -> Output:
+        stopped.append(stop.wait(30))
+        raise CommandFailed("cp was stopped")
+
+    def report(_happening: Happening) -> None:
+        raise ClaimRefused("the job was taken from this agent")
+
+    with pytest.raises(ClaimRefused):
+        copy_tree(run, make_files(tmp_path), tmp_path, report)  # type: ignore[arg-type]
+    assert stopped == [True]
