@@ -9,6 +9,8 @@ from agent.model.job import DeploySpec, Verify
 from agent.model.layout import (
     BootCode,
     Layout,
+    MbrGap,
+    Raw,
     Swap,
     Vfat,
 )
@@ -229,7 +231,8 @@ def finishing(
     checked = tuple(
         Checked(node=volume.on, content=volume.content)
         for volume in layout.volumes
-        if not isinstance(volume.content, Swap | BootCode) and not withheld(layout, volume)
+        if not isinstance(volume.content, Swap | Raw | BootCode | MbrGap)
+        and not withheld(layout, volume)
     )
     if checked:
         yield CheckFilesystems(checked=checked)

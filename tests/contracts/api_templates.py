@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from agent.model import layout, template
+from agent.model import layout, nodes, template
 from agent.model.wire import encode
 from agent.units import GiB, MiB
 from tests.contracts.api_server import Api, make_inventory
@@ -14,17 +14,17 @@ GUID = "0fc63daf-8483-4772-8e79-3d69d8477d{:02x}"
 
 
 def make_config(name: str = "demo", **changes: Any) -> template.TemplateConfig:
-    disk = layout.Disk(
+    disk = nodes.Disk(
         id="disk0",
         size_bytes=3 * GiB,
         sector_bytes=512,
         physical_sector_bytes=512,
-        table=layout.Gpt(uuid=GUID.format(0)),
+        table=nodes.Gpt(uuid=GUID.format(0)),
     )
-    bios = _partition(1, 1 * MiB, 1 * MiB, layout.BIOS_BOOT_TYPE, "bios")
-    esp = _partition(2, 2 * MiB, 128 * MiB, layout.ESP_TYPE, "esp")
-    root = _partition(3, 130 * MiB, 2 * GiB, layout.LINUX_TYPE, "root")
-    swap = _partition(4, 130 * MiB + 2 * GiB, 512 * MiB, layout.SWAP_TYPE, "swap")
+    bios = _partition(1, 1 * MiB, 1 * MiB, nodes.BIOS_BOOT_TYPE, "bios")
+    esp = _partition(2, 2 * MiB, 128 * MiB, nodes.ESP_TYPE, "esp")
+    root = _partition(3, 130 * MiB, 2 * GiB, nodes.LINUX_TYPE, "root")
+    swap = _partition(4, 130 * MiB + 2 * GiB, 512 * MiB, nodes.SWAP_TYPE, "swap")
     volumes = (
         _volume("core", bios, layout.Raw(), 90 * 1024, None),
         _volume("esp", esp, layout.Vfat(uuid="1234-ABCD", label="ESP"), 6 * MiB, "/boot/efi"),
@@ -62,8 +62,8 @@ def make_config(name: str = "demo", **changes: Any) -> template.TemplateConfig:
     return template.TemplateConfig(**(values | changes))
 
 
-def _partition(number: int, offset: int, size: int, kind: str, name: str) -> layout.Partition:
-    return layout.Partition(
+def _partition(number: int, offset: int, size: int, kind: str, name: str) -> nodes.Partition:
+    return nodes.Partition(
         id=f"disk0p{number}",
         on="disk0",
         number=number,
@@ -76,7 +76,7 @@ def _partition(number: int, offset: int, size: int, kind: str, name: str) -> lay
 
 
 def _volume(
-    name: str, part: layout.Partition, content: layout.Content, used: int, mount: str | None
+    name: str, part: nodes.Partition, content: layout.Content, used: int, mount: str | None
 ) -> layout.Volume:
     return layout.Volume(
         id=name,

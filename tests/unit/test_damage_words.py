@@ -62,7 +62,7 @@ def test_a_capture_that_may_lose_something_says_so_beforehand() -> None:
                 make_found(),
                 make_survey(),
                 CaptureSpec(name="demo", damaged=damaged),
-                drive,
+                (drive,),
             )
         )
         for damaged in (False, True)

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from agent.model import job, layout, template
+from agent.model import job, nodes, storage, template
 
 GRAMMARS = {
     "MachineId": (job.MachineId, "52-54-00-12-34-56"),
@@ -17,8 +17,14 @@ GRAMMARS = {
     "Tag": (template.Tag, "2026-11"),
     "Digest": (template.Digest, "sha256:" + "0" * 64),
     "Hex": (template.Hex, "0" * 64),
-    "NodeId": (layout.NodeId, "disk0p1"),
-    "Guid": (layout.Guid, layout.ESP_TYPE),
+    "NodeId": (nodes.NodeId, "disk0p1"),
+    "Guid": (nodes.Guid, nodes.ESP_TYPE),
+    "PartitionType": (nodes.PartitionType, "8e"),
+    "PartitionUuid": (nodes.PartitionUuid, "0123abcd-05"),
+    "VolumeName": (nodes.VolumeName, "vg-sys"),
+    "MdUuid": (nodes.MdUuid, "00000000:11111111:22222222:33333333"),
+    "LvmUuid": (nodes.LvmUuid, "abcdef-ghij-klmn-opqr-stuv-wxyz-012345"),
+    "Size": (storage.Size, "20GiB"),
 }
 
 

@@ -85,7 +85,9 @@ def a_capture() -> str:
     drive = make_drive(size_bytes=4 * GiB)
     survey = make_survey(notes=("its fstab mounts UUID=1 on /data, which is not on this disk",))
     return render_capture(
-        plan_capture(make_inventory(drive), make_found(), survey, CaptureSpec(name="demo"), drive)
+        plan_capture(
+            make_inventory(drive), make_found(), survey, CaptureSpec(name="demo"), (drive,)
+        )
     )
 
 
