@@ -5,16 +5,24 @@ wipefs(8) reads the device, so no udev is needed, and lists every signature: two
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final
 
-from agent.errors import CommandFailed
+from agent.errors import CommandFailed, DiskError
 from agent.model.inventory import Found
 from agent.model.wire import BadDocument
 from agent.system.command import Runner
+from agent.tools.old_places import old_places
+from agent.units import Extent
 
 _COMMAND = ("wipefs", "--no-act", "--json", "--output", "DEVICE,TYPE,USAGE,UUID,LABEL")
 _TABLE = "table"
-UNREADABLE = "unreadable"
+UNREADABLE: Final = "unreadable"
+AMBIGUOUS: Final = "ambiguous"
+"""Several signatures in one place, where blkid(8) gives up."""
+_SMALLEST_VOLUME_BYTES: Final = 64 * 1024
+_SEVERAL: Final = 8
 
 
 def probe_contents(run: Runner, paths: Sequence[str]) -> tuple[Found, ...]:
@@ -28,6 +36,70 @@ def probe_contents(run: Runner, paths: Sequence[str]) -> tuple[Found, ...]:
         return parse_wipefs(run([*_COMMAND, *paths]).text, paths)
     except CommandFailed:
         return tuple(found for path in paths for found in _one(run, path))
+
+
+def probe_hidden(
+    run: Runner,
+    disk: Path,
+    path: str,
+    whole: Extent,
+    sector_bytes: int,
+    partitions: Mapping[str, Extent],
+) -> tuple[Found, ...]:
+    """Return what lies on a disk where the kernel shows no partition.
+
+    That is what only a backup GPT names, and what is inside of arrays and groups that nobody
+    started. Found on the partition that holds it, else on the disk at `path`. `disk` is where it
+    is read: a recorded machine has none.
+    """
+    try:
+        with disk.open("rb", buffering=0) as file:
+
+            def read(offset: int, size: int) -> bytes:
+                try:
+                    file.seek(offset)
+                    return file.read(size)
+                except OSError as error:
+                    raise DiskError(f"could not read {path} at {offset}: {error}") from error
+
+            places = old_places(read, whole.size, (sector_bytes,))
+    except OSError:
+        return ()
+    shown = {whole, *partitions.values()}
+    hidden = (place for place in places if place not in shown)
+    found = [
+        one
+        for place in hidden
+        if place.size >= _SMALLEST_VOLUME_BYTES and not _surrounds(place, partitions.values())
+        for one in _at(run, path, place, partitions)
+    ]
+    return tuple(dict.fromkeys(found))
+
+
+def _surrounds(place: Extent, others: Iterable[Extent]) -> bool:
+    """An extended partition: what it holds is shown."""
+    return any(place.offset < one.offset and one.end <= place.end for one in others)
+
+
+def _at(run: Runner, path: str, place: Extent, partitions: Mapping[str, Extent]) -> Iterator[Found]:
+    on = next(
+        (name for name, extent in partitions.items() if extent.offset <= place.offset < extent.end),
+        path,
+    )
+    words = ["blkid", "--probe", f"--offset={place.offset}", f"--size={place.size}"]
+    answer = run([*words, "--output=export", path], ok=(0, 2, _SEVERAL))
+    if answer.status == _SEVERAL:
+        yield Found(path=on, what=AMBIGUOUS, usage="other")
+        return
+    tags = dict(line.split("=", 1) for line in answer.text.splitlines() if "=" in line)
+    if what := tags.get("TYPE"):
+        yield Found(
+            path=on,
+            what=what,
+            usage=tags.get("USAGE", "other"),
+            label=tags.get("LABEL") or None,
+            uuid=tags.get("UUID") or None,
+        )
 
 
 def _one(run: Runner, path: str) -> tuple[Found, ...]:

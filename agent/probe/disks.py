@@ -5,12 +5,13 @@ from collections.abc import Mapping
 from typing import Final
 
 from agent.model.inventory import Drive, Transport
-from agent.probe.contents import probe_contents
+from agent.probe.contents import probe_contents, probe_hidden
 from agent.probe.raid import RAID_DRIVERS
 from agent.probe.tree import Tree
 from agent.probe.udev import UdevDb
 from agent.probe.usage import Usage, find_users, probe_usage
 from agent.system.command import Runner
+from agent.units import Extent
 
 SYSFS_SECTOR_BYTES: Final = 512
 """sysfs counts in this unit whatever the disk's own sectors are."""
@@ -50,6 +51,9 @@ def _drive(
     path = _device_path(name)
     partitions = [part for part in tree.names(at) if tree.exists(f"{at}/{part}/partition")]
     partitions.sort(key=lambda part: tree.number(f"{at}/{part}/partition") or 0)
+    extents = {_device_path(part): _extent(tree, f"{at}/{part}") for part in partitions}
+    whole = Extent(0, (tree.number(f"{at}/size") or 0) * SYSFS_SECTOR_BYTES)
+    sector_bytes = tree.number(f"{at}/queue/logical_block_size") or SYSFS_SECTOR_BYTES
     hctl = tree.target_name(f"{at}/device")
     transport = find_transport(tree, properties, name)
     vendor = tree.text(f"{at}/device/vendor") if transport is not Transport.VIRTIO else None
@@ -61,8 +65,8 @@ def _drive(
     ]
     return Drive(
         path=path,
-        size_bytes=(tree.number(f"{at}/size") or 0) * SYSFS_SECTOR_BYTES,
-        sector_bytes=tree.number(f"{at}/queue/logical_block_size") or SYSFS_SECTOR_BYTES,
+        size_bytes=whole.size,
+        sector_bytes=sector_bytes,
         physical_sector_bytes=tree.number(f"{at}/queue/physical_block_size") or SYSFS_SECTOR_BYTES,
         model=model,
         vendor=None if vendor == "ATA" else vendor,
@@ -77,8 +81,15 @@ def _drive(
         virtual_media=transport is Transport.USB
         and bool(_VIRTUAL_MEDIA.search(f"{vendor} {model}")),
         users=tuple(dict.fromkeys(users)),
-        contents=probe_contents(run, [path, *map(_device_path, partitions)]),
+        contents=probe_contents(run, [path, *extents])
+        + probe_hidden(run, tree.at(path), path, whole, sector_bytes, extents),
     )
+
+
+def _extent(tree: Tree, at: str) -> Extent:
+    """Return where a partition lies. The kernel shows an extended one as two sectors long."""
+    start, size = (tree.number(f"{at}/{name}") or 0 for name in ("start", "size"))
+    return Extent(start * SYSFS_SECTOR_BYTES, max(size, 1) * SYSFS_SECTOR_BYTES)
 
 
 def find_transport(tree: Tree, properties: Mapping[str, str], name: str) -> Transport:

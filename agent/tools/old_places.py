@@ -4,7 +4,8 @@ For erasing, so everything is believed that could be true: an MBR beside a GPT, 
 contradicts the first, a table inside of an array on the whole disk. What is damaged names nothing.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Final
 
 from agent.errors import AgentError
@@ -21,31 +22,36 @@ _GPT_ENTRIES_AT_MOST: Final = 1024
 _DEPTH: Final = 3
 _MD_MAGIC: Final = 0xA92B4EFC
 _MD_SECTOR: Final = 512
-_SECTORS: Final = (512, 4096)
+SECTORS: Final = (512, 4096)
 
 
-def old_places(read: Reader, size_bytes: int) -> tuple[Extent, ...]:
+def old_places(
+    read: Reader, size_bytes: int, sectors: Sequence[int] = SECTORS
+) -> tuple[Extent, ...]:
     """Return the whole device and every run in it that something old began or ended at.
 
-    A run that is one sector long is the table of a logical partition. Ordered, each once.
+    A run that is one sector long is a table, or a piece of one. Tables are read as if written for
+    each size of `sectors`: an old one may come from another machine. Ordered, each once.
     """
     whole = Extent(0, size_bytes)
-    return tuple(sorted({whole, *_within(read, whole, _DEPTH)}))
+    return tuple(sorted({whole, *_within(read, whole, sectors, _DEPTH)}))
 
 
-def _within(read: Reader, area: Extent, depth: int) -> Iterator[Extent]:
+def _within(read: Reader, area: Extent, sectors: Sequence[int], depth: int) -> Iterator[Extent]:
     if depth == 0:
         return
+    looks = [partial(look, read, area) for look in (_md, _physical_volume)]
+    looks += [partial(look, read, area, unit) for look in (_mbr, _gpt) for unit in sectors]
     found: list[Extent] = []
-    for look in (_mbr, _gpt, _md, _physical_volume):
+    for look in looks:
         try:
-            found += look(read, area)
+            found += look()
         except (AgentError, IndexError, ValueError):
             continue  # unreadable or nonsense: nothing can be found by it again
     for run in _cut(found, area):
         yield run
         if run != area:
-            yield from _within(read, run, depth - 1)
+            yield from _within(read, run, sectors, depth - 1)
 
 
 def _cut(runs: Iterable[Extent], area: Extent) -> Iterator[Extent]:
@@ -55,19 +61,17 @@ def _cut(runs: Iterable[Extent], area: Extent) -> Iterator[Extent]:
             yield Extent(run.offset, min(run.size, area.end - run.offset))
 
 
-def _mbr(read: Reader, area: Extent) -> Iterator[Extent]:
-    """Its numbers count sectors; which, it does not say: so both sizes are tried."""
+def _mbr(read: Reader, area: Extent, unit: int) -> Iterator[Extent]:
     sector = read(area.offset, 512)
     if sector[510:512] != b"\x55\xaa":
         return
-    for unit in _SECTORS:
-        for kind, start, size in _entries(sector):
-            if kind == _PROTECTIVE:
-                continue
-            run = Extent(area.offset + start * unit, size * unit)
-            yield run
-            if kind in _EXTENDED and run.offset < area.end:
-                yield from _links(read, area, run, unit)
+    for kind, start, size in _entries(sector):
+        if kind == _PROTECTIVE:
+            continue
+        run = Extent(area.offset + start * unit, size * unit)
+        yield run
+        if kind in _EXTENDED and run.offset < area.end:
+            yield from _links(read, area, run, unit)
 
 
 def _entries(sector: bytes) -> Iterator[tuple[int, int, int]]:
@@ -100,17 +104,16 @@ def _links(read: Reader, area: Extent, box: Extent, unit: int) -> Iterator[Exten
         at = following
 
 
-def _gpt(read: Reader, area: Extent) -> Iterator[Extent]:
-    for unit in _SECTORS:
-        last = area.offset + align_down(area.size, unit) - unit
-        for at in (area.offset + unit, last):
-            header = read(at, 92)
-            if header[:8] != b"EFI PART":
-                continue
-            other = int.from_bytes(header[32:40], "little")
-            yield Extent(at, unit)
-            yield Extent(area.offset + other * unit, unit)  # of a disk, or array, that was smaller
-            yield from _gpt_partitions(read, area, header, unit)
+def _gpt(read: Reader, area: Extent, unit: int) -> Iterator[Extent]:
+    last = area.offset + align_down(area.size, unit) - unit
+    for at in (area.offset + unit, last):
+        header = read(at, 92)
+        if header[:8] != b"EFI PART":
+            continue
+        other = int.from_bytes(header[32:40], "little")
+        yield Extent(at, unit)
+        yield Extent(area.offset + other * unit, unit)  # of a disk, or array, that was smaller
+        yield from _gpt_partitions(read, area, header, unit)
 
 
 def _gpt_partitions(read: Reader, area: Extent, header: bytes, unit: int) -> Iterator[Extent]:
