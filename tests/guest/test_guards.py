@@ -1,0 +1,167 @@
+"""The guard of valuable things against real signatures, wherever they can be."""
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from agent.model.inventory import Drive
+from agent.planning.refusals import valuables
+from agent.probe import probe_drives
+from agent.system import block
+from agent.system.command import Run
+from tests.guest.conftest import sh
+from tests.guest.signatures import (
+    FIRMWARE_RAID,
+    PLAIN,
+    VALUABLE,
+    make_array,
+    make_group,
+    put,
+    size_of,
+)
+
+RUN = Run()
+NAMES = tuple(VALUABLE)
+CONTENTS = {**VALUABLE, **FIRMWARE_RAID, **PLAIN}
+
+
+def drive(path: Path) -> Drive:
+    (found,) = (one for one in probe_drives(RUN) if one.path == str(path))
+    return found
+
+
+def guarded(path: Path) -> dict[str, set[str]]:
+    """Return by device what the guard would ask for."""
+    found: dict[str, set[str]] = {}
+    for one in valuables(drive(path)):
+        found.setdefault(one.path, set()).add(one.what)
+    return found
+
+
+def partitioned(disk: Path, label: str) -> tuple[Path, ...]:
+    """Return a primary partition and, of an MBR, two logical ones."""
+    script = {
+        "gpt": "label: gpt\nsize=150M\nsize=150M\n",
+        "dos": "label: dos\nsize=150M, type=83\ntype=f\nsize=150M\nsize=150M\n",
+    }
+    sh("sfdisk", "--quiet", disk, stdin=script[label])
+    sh("udevadm", "settle")
+    numbers = {"gpt": (1, 2), "dos": (1, 5, 6)}
+    return tuple(Path(block.partition_path(disk, number)) for number in numbers[label])
+
+
+def no_groups() -> None:
+    subprocess.run(["vgchange", "--activate", "n"], check=False, capture_output=True)
+
+
+@pytest.mark.parametrize("name", [*NAMES, *FIRMWARE_RAID])
+def test_on_a_whole_disk(name: str, scratch: list[Path]) -> None:
+    what, make = CONTENTS[name]
+    make(scratch[0])
+    assert what in guarded(scratch[0]).get(str(scratch[0]), set())
+    assert not drive(scratch[0]).users
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_on_sectors_of_4096(name: str, scratch_4k: Path) -> None:
+    what, make = VALUABLE[name]
+    make(scratch_4k)
+    assert what in guarded(scratch_4k).get(str(scratch_4k), set())
+
+
+@pytest.mark.parametrize("label", ["gpt", "dos"])
+@pytest.mark.parametrize("name", NAMES)
+def test_on_partitions(name: str, label: str, scratch: list[Path]) -> None:
+    """On the last partition alone: of an MBR, a logical one."""
+    what, make = VALUABLE[name]
+    last = partitioned(scratch[0], label)[-1]
+    make(last)
+    found = guarded(scratch[0])
+    assert what in found.get(str(last), set())
+    # whatever lies at the end of the last partition is not at the end of the disk
+    assert set(found) == {str(last)}
+
+
+@pytest.mark.parametrize("metadata", ["0.90", "1.0", "1.1", "1.2"])
+@pytest.mark.parametrize("name", ["luks2", "vg", "zfs"])
+def test_inside_of_an_array(name: str, metadata: str, scratch: list[Path]) -> None:
+    """Stopped, as a machine has it that was just switched on: both it and what is in it."""
+    what, make = VALUABLE[name]
+    array = make_array(scratch[0], metadata)
+    make(array)
+    no_groups()
+    assert drive(scratch[0]).users, "a running array is in use"
+    sh("mdadm", "--stop", array)
+    sh("udevadm", "settle")
+    found = guarded(scratch[0])
+    assert {"linux_raid_member", what} <= found[str(scratch[0])]
+    assert not drive(scratch[0]).users
+
+
+@pytest.mark.parametrize("name", ["luks1", "luks2", "md-1.2"])
+def test_inside_of_a_group(name: str, scratch: list[Path]) -> None:
+    what, make = VALUABLE[name]
+    last = partitioned(scratch[0], "dos")[-1]
+    make(make_group(last))
+    no_groups()
+    sh("udevadm", "settle")
+    assert guarded(scratch[0]) == {str(last): {"LVM2_member", what}}
+
+
+def test_an_array_of_partitions_with_a_group_in_it(scratch: list[Path]) -> None:
+    first = partitioned(scratch[0], "gpt")[0]
+    array = make_array(first)
+    VALUABLE["luks2"][1](make_group(array))
+    no_groups()
+    sh("mdadm", "--stop", array)
+    sh("udevadm", "settle")
+    assert guarded(scratch[0]) == {
+        str(first): {"linux_raid_member", "LVM2_member", "crypto_LUKS"},
+    }
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_where_only_the_backup_table_names_it(name: str, scratch: list[Path]) -> None:
+    """The first table is lost, the kernel shows no partition: what was there still counts."""
+    what, make = VALUABLE[name]
+    make(partitioned(scratch[0], "gpt")[-1])
+    put(scratch[0], 0, bytes(34 * 512))
+    block.reread_table(scratch[0])
+    sh("udevadm", "settle")
+    assert not list(Path(f"/sys/class/block/{scratch[0].name}").glob(f"{scratch[0].name}*"))
+    assert what in guarded(scratch[0]).get(str(scratch[0]), set())
+
+
+def test_what_is_open_is_in_use(scratch: list[Path], tmp_path: Path) -> None:
+    uses: dict[str, Callable[[Path], object]] = {
+        "swap": lambda path: sh("swapon", path),
+        "ext4": lambda path: sh("mount", path, tmp_path),
+    }
+    parts = partitioned(scratch[0], "dos")
+    for name, part in zip(uses, parts, strict=False):
+        CONTENTS[name][1](part)
+        assert not any(str(part) in user for user in drive(scratch[0]).users)
+        uses[name](part)
+        assert any(str(part) in user for user in drive(scratch[0]).users), name
+    sh("swapoff", parts[0])
+    sh("umount", parts[1])
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_plain_filesystems_are_named_and_free(name: str, scratch: list[Path]) -> None:
+    what, make = PLAIN[name]
+    last = partitioned(scratch[0], "dos")[-1]
+    make(last)
+    seen = drive(scratch[0])
+    assert (str(last), what) in {(found.path, found.what) for found in seen.contents}
+    assert valuables(seen) == ()
+
+
+def test_a_blank_disk_has_nothing(scratch: list[Path], scratch_4k: Path) -> None:
+    for path in (scratch[0], scratch_4k):
+        assert drive(path).contents == ()
+    partitioned(scratch[0], "gpt")
+    assert [one.what for one in drive(scratch[0]).contents] == ["gpt"]
+    assert size_of(scratch[0]) == drive(scratch[0]).size_bytes
