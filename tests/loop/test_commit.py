@@ -9,6 +9,7 @@ import pytest
 
 from agent.apply import Done, apply, carry_out
 from agent.commit import read_record
+from agent.devices import Devices
 from agent.errors import ClaimRefused, DiskError, DiskState, StepFailed, reasons
 from agent.model.event import Happening, StepStarted
 from agent.model.inventory import Drive
@@ -145,6 +146,7 @@ def test_a_plan_without_its_checks_is_not_committed(tmp_path: Path, disk: Path) 
     with small(tmp_path, disk) as it:
         plan = it.plan
         host = it.host
+        devices = Devices(run=host.run, layout=plan.layout, paths={"disk0": disk})
         for kind in (VerifyVolume, CheckFilesystems):
             step = next(step for step in plan.steps if isinstance(step, kind))
             done = Done(verified={"bios-boot", "esp", "root"}, filesystems_checked=True)
@@ -153,7 +155,7 @@ def test_a_plan_without_its_checks_is_not_committed(tmp_path: Path, disk: Path) 
             else:
                 done.filesystems_checked = False
             with pytest.raises(DiskError, match="not everything was verified"):
-                carry_out(plan.steps[-1], plan, host, done, silent)
+                carry_out(plan.steps[-1], plan, host, devices, done, silent)
 
 
 def test_bytes_that_differ_stop_everything(tmp_path: Path, disk: Path) -> None:

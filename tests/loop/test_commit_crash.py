@@ -16,7 +16,7 @@ from agent.model.plan import Plan
 from agent.model.steps import Commit
 from agent.report import silent
 from agent.system.command import Run
-from agent.tools import boot_sector, sfdisk, wipefs
+from agent.tools import boot_sector, filesystems, sfdisk, wipefs
 from tests.harness.disks import make_dirty_disk
 from tests.loop.oracle import boots
 from tests.loop.small import BOOT_CODE, TARGET_BYTES, FakeSource, small
@@ -28,7 +28,7 @@ WRITERS = (
     (sfdisk, "write_table"),
     (wipefs, "erase_runs"),
     (apply_module, "make_swap"),
-    (apply_module, "grow_ext"),
+    (filesystems, "grow"),
 )
 
 
@@ -137,6 +137,6 @@ def test_the_oracle_sees_what_boots(tmp_path: Path, disk: Path) -> None:
         assert boots(disk) == {"bios", "uefi"}
         boot_sector.write_boot_code(disk, boot_sector.PENDING_STUB)
         assert boots(disk) == {"uefi"}
-        head = commit_of(it.plan).heads[0]
+        head = commit_of(it.plan).disks[0].heads[0]
         boot_sector.write_at(disk, head.offset_bytes, bytes(512))
         assert boots(disk) == set()
