@@ -6,45 +6,24 @@ from pathlib import Path
 from agent.identity.boot.esp import copy_esp
 from agent.identity.boot.renew import BootTarget, boot_devices, renew_boot, take_boot_code
 from agent.identity.boot.rewrite import rewrite_boot_files
-from agent.model.nodes import BIOS_BOOT_TYPE, Partition
 from agent.model.template import Firmware
 from agent.system.command import Run
 from agent.system.mount import TARGET_OPTIONS, mounted
 from agent.system.rooted import RootedTree
 from agent.tools import boot_sector
 from tests.guest.conftest import sh
-from tests.harness.source import PASSWORD_HASH
-from tests.shapes import LEGS, ROOT_TAR
-from tests.shapes.layouts import (
-    ARRAY_UUID,
-    ESP_SERIALS,
-    NEW_ROOT_UUID,
-    mirror,
-    single,
-)
+from tests.shapes import LEGS
+from tests.shapes.captured import BY_ID, leave_as_captured, make_table, unpack
+from tests.shapes.layouts import ARRAY_UUID, ESP_SERIALS, NEW_ROOT_UUID, mirror, single
 
-_BY_ID = Path("/dev/disk/by-id")
 _ARRAY = Path("/dev/md/metalcast-md0")
-_FSTAB = """\
-# <file system> <mount point> <type> <options> <dump> <pass>
-UUID=5f1c9a52-0c63-4a0e-9a5a-8f8e21d5a001 / ext4 errors=remount-ro 0 1
-UUID=4D43-0001 /boot/efi vfat umask=0077 0 1
-UUID=5f1c9a52-0c63-4a0e-9a5a-8f8e21d5a002 none swap sw 0 0
-"""
-_DEFAULT_GRUB = """\
-GRUB_DEFAULT=0
-GRUB_TIMEOUT=0
-GRUB_DISTRIBUTOR=Debian
-GRUB_CMDLINE_LINUX="console=ttyS0,115200 quiet"
-GRUB_TERMINAL=serial
-"""
 
 
 def test_a_system_of_one_disk_goes_onto_a_mirror(tmp_path: Path) -> None:
     run = Run()
-    disks = [(_BY_ID / f"virtio-{serial}").resolve() for serial in LEGS]
+    disks = [(BY_ID / f"virtio-{serial}").resolve() for serial in LEGS]
     for name, disk in zip(("disk0", "disk1"), disks, strict=True):
-        make_table(name, disk)
+        make_table(mirror(), name, disk)
     legs = [Path(f"{disk}2") for disk in disks]
     for leg, serial in zip(legs, ESP_SERIALS, strict=True):
         sh("mkfs.vfat", "-F", "32", "-s", "1", "-n", "ESP", "-i", serial, leg)
@@ -65,7 +44,7 @@ def test_a_system_of_one_disk_goes_onto_a_mirror(tmp_path: Path) -> None:
     target = BootTarget((Firmware.BIOS, Firmware.UEFI), tuple(disks), boot_devices(disks, [_ARRAY]))
     root = tmp_path / "root"
     with mounted(run, _ARRAY, root, "ext4", TARGET_OPTIONS):
-        sh("tar", "x", "--numeric-owner", "-f", _BY_ID / f"virtio-{ROOT_TAR}", "-C", root)
+        unpack(root)
         leave_as_captured(root)
         with mounted(run, legs[0], root / "boot/efi", "vfat", TARGET_OPTIONS):
             with RootedTree(root) as tree:
@@ -87,30 +66,3 @@ def test_a_system_of_one_disk_goes_onto_a_mirror(tmp_path: Path) -> None:
     for disk in disks:
         with disk.open("rb") as file:
             os.fsync(file.fileno())
-
-
-def make_table(name: str, disk: Path) -> None:
-    lines = ["label: gpt"]
-    parts = [one for one in mirror().nodes if isinstance(one, Partition) and one.on == name]
-    for part in parts:
-        start, size = part.offset_bytes // 512, part.size_bytes // 512
-        lines.append(f"{part.number}: start={start}, size={size}, type={part.type}")
-    assert parts[0].type == BIOS_BOOT_TYPE
-    sh("sfdisk", "--quiet", disk, stdin="\n".join(lines) + "\n")
-    sh("udevadm", "settle")
-
-
-def leave_as_captured(root: Path) -> None:
-    """Give the tree the files that the source server had."""
-    (root / "etc/fstab").write_text(_FSTAB)
-    (root / "etc/default/grub").write_text(_DEFAULT_GRUB)
-    (root / "etc/hostname").write_text("mirrored\n")
-    shadow = root / "etc/shadow"
-    lines = shadow.read_text().splitlines()
-    shadow.write_text(
-        "\n".join(
-            f"root:{PASSWORD_HASH}:" + line.split(":", 2)[2] if line.startswith("root:") else line
-            for line in lines
-        )
-        + "\n"
-    )
