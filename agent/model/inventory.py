@@ -60,6 +60,8 @@ class Drive(Value, frozen=True, kw_only=True):
     users: tuple[str, ...] = ()
     """What keeps the disk busy now: mount points, md arrays, swap, holders."""
     contents: tuple[Found, ...] = ()
+    paths: tuple[str, ...] = ()
+    """Every path to the disk, `path` among them, if there are several (multipath)."""
 
     @property
     def identity(self) -> str:

@@ -6,6 +6,7 @@ from typing import Final
 
 from agent.model.inventory import Drive, Transport
 from agent.probe.contents import probe_contents, probe_hidden
+from agent.probe.multipath import merge_paths, multipath_key
 from agent.probe.raid import RAID_DRIVERS
 from agent.probe.tree import Tree
 from agent.probe.udev import UdevDb
@@ -32,16 +33,20 @@ _ALWAYS_VOLUMES: Final = frozenset(
 
 
 def probe_disks(run: Runner, tree: Tree, udev: UdevDb) -> tuple[Drive, ...]:
-    """Return every whole disk with a medium in it, ordered by path."""
+    """Return every whole disk with a medium in it, ordered by path. Several paths are one disk."""
     usage = probe_usage(tree)
     drives = []
+    keys = {}
     for name in tree.names("/sys/block"):
         at = f"/sys/block/{name}"
         if _NOT_DISKS.fullmatch(name) or tree.flag(f"{at}/hidden"):
             continue
         if tree.number(f"{at}/size"):
-            drives.append(_drive(run, tree, udev.get(name, {}), usage, name))
-    return tuple(sorted(drives, key=lambda drive: (len(drive.path), drive.path)))
+            drive = _drive(run, tree, udev.get(name, {}), usage, name)
+            drives.append(drive)
+            keys[drive.path] = multipath_key(drive, tree.text(f"{at}/device/wwid"))
+    drives.sort(key=lambda drive: (len(drive.path), drive.path))
+    return merge_paths(drives, keys)
 
 
 def _drive(
