@@ -5,7 +5,13 @@ from pathlib import Path
 import pytest
 
 from agent.identity.boot.esp import make_equal
-from agent.identity.boot.renew import BootFailed, BootTarget, boot_programs
+from agent.identity.boot.renew import (
+    BootFailed,
+    BootTarget,
+    boot_programs,
+    take_boot_code,
+    take_head,
+)
 from agent.identity.boot.rewrite import rewrite_boot_files
 from agent.identity.boot.tools import find_tools
 from agent.identity.values import Deed
@@ -13,6 +19,7 @@ from agent.model.layout import Layout
 from agent.model.template import Firmware, OsIdentity
 from agent.planning.programs import missing_programs
 from agent.system.rooted import RootedTree
+from agent.tools import boot_sector
 from tests.unit.make_tree import make_listed_tree
 from tests.unit.test_boot_fstab import MD, NEW, OLD, ext, mirror, on_lvm, single, xfs
 
@@ -170,3 +177,23 @@ def test_a_leg_gets_the_files_of_the_esp_and_loses_others(tmp_path: Path) -> Non
     found = {str(path.relative_to(leg)): path.read_bytes() for path in leg.rglob("*.*")}
     assert found == {"EFI/BOOT/BOOTX64.EFI": b"new", "EFI/debian/grub.cfg": b"menu"}
     assert not (leg / "EFI/old").exists()
+
+
+def test_boot_code_is_taken_away_and_the_rest_of_the_sector_stays(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    code, rest = bytes(range(1, 221)) * 2, b"\x07" * 70
+    disk.write_bytes(code + rest + b"\x55\xaa" + bytes(4096))
+    assert take_boot_code(disk) == code
+    assert disk.read_bytes()[:440] == boot_sector.PENDING_STUB
+    assert disk.read_bytes()[440:510] == rest
+    with pytest.raises(BootFailed, match="left no boot code"):
+        take_boot_code(disk)
+
+
+def test_the_head_of_an_esp_is_taken_away(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.write_bytes(b"a" * 4096 + b"b" * 4096 + b"c" * 4096)
+    assert take_head(disk, 4096, 4096) == b"b" * 4096
+    assert disk.read_bytes() == b"a" * 4096 + bytes(4096) + b"c" * 4096
+    with pytest.raises(BootFailed, match="no filesystem at 4096"):
+        take_head(disk, 4096, 4096)
