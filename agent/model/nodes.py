@@ -144,7 +144,7 @@ class Array(Value, frozen=True, kw_only=True, tag="md", tag_field="kind"):
     metadata: MdMetadata
     chunk_bytes: Bytes = 0
     """0: the level has none."""
-    layout: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9-]{0,32}$(?!\n)")] = ""
+    layout: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9=-]{0,32}$(?!\n)")] = ""
     """As mdadm names it: `left-symmetric`, `near=2`; empty: the level has none."""
     uuid: MdUuid
     name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.:+-]{0,32}$(?!\n)")] = ""
