@@ -9,7 +9,8 @@ SCRATCH = (("SCRATCH-0", 512), ("SCRATCH-1", 512), ("SCRATCH-2", 512), ("SCRATCH
 SCRATCH_BYTES = 512 * MiB
 
 # The same on other buses: serial, bus. Their own commands are tried on these.
-SCRATCH_OTHER: tuple[tuple[str, Literal["ahci", "nvme"]], ...] = (
+SCRATCH_OTHER: tuple[tuple[str, Literal["ahci", "nvme", "multipath"]], ...] = (
     ("SCRATCH-SATA", "ahci"),
     ("SCRATCH-NVME", "nvme"),
+    ("SCRATCH-PATHS", "multipath"),
 )

@@ -165,3 +165,26 @@ def test_a_blank_disk_has_nothing(scratch: list[Path], scratch_4k: Path) -> None
     partitioned(scratch[0], "gpt")
     assert [one.what for one in drive(scratch[0]).contents] == ["gpt"]
     assert size_of(scratch[0]) == drive(scratch[0]).size_bytes
+
+
+def test_two_paths_are_one_disk() -> None:
+    """One image on two addresses of a SCSI bus, with one WWN, as two cables show it."""
+    (seen,) = (one for one in probe_drives(RUN) if one.serial == "SCRATCH-PATHS")
+    names = sorted(path.name for path in Path("/sys/block").glob("sd*"))
+    nodes = [f"/dev/{name}" for name in names if wwid(name) == wwid(Path(seen.path).name)]
+    assert len(nodes) == 2
+    assert (seen.path, seen.paths) == (nodes[0], tuple(nodes))
+    assert seen.wwn is not None
+    assert seen.wwn.startswith("0x5000c5")
+    VALUABLE["luks2"][1](Path(nodes[1]))
+    block.flush(nodes[0])  # the kernel keeps what it read of each path
+    assert guarded(Path(nodes[0])) == {nodes[0]: {"crypto_LUKS"}}
+    CONTENTS["swap"][1](Path(nodes[1]))
+    sh("swapon", nodes[1])
+    assert drive(Path(nodes[0])).users == (f"{nodes[1]} is swap in use",)
+    sh("swapoff", nodes[1])
+    sh("wipefs", "--all", nodes[1])
+
+
+def wwid(name: str) -> str:
+    return Path(f"/sys/block/{name}/device/wwid").read_text().strip()

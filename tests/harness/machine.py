@@ -18,7 +18,8 @@ from tests.harness.accel import accelerator
 from tests.harness.console import Console
 
 Firmware = Literal["bios", "uefi"]
-Bus = Literal["virtio", "scsi", "ahci", "nvme", "usb"]
+_WWN = 0x5000C50000000000
+Bus = Literal["virtio", "scsi", "multipath", "ahci", "nvme", "usb"]
 _OVMF = Path("/usr/share/OVMF")
 
 
@@ -264,6 +265,11 @@ def _disk(number: int, disk: Disk) -> list[str]:
         case "scsi":
             words += ["-device", f"virtio-scsi-pci,id=scsi{number}"]
             words += ["-device", f"scsi-hd,bus=scsi{number}.0,{drive}{sectors}"]
+        case "multipath":  # one disk, two cables
+            unit = f"drive={node},serial={disk.serial},wwn={_WWN + number:#x},share-rw=on{sectors}"
+            words += ["-device", f"virtio-scsi-pci,id=scsi{number}"]
+            for path in (0, 1):
+                words += ["-device", f"scsi-hd,bus=scsi{number}.0,scsi-id={path},{unit}"]
         case "ahci":
             words += ["-device", f"ide-hd,bus=ide.{number},{drive}{sectors}"]
         case "nvme":
