@@ -11,6 +11,7 @@ import yaml
 from agent.errors import UsageError
 from agent.model.disk_words import parse_role_hints
 from agent.model.job import Finish, Job, JobRequest, JobSpec, JobState, Verify
+from agent.model.storage import Shape
 from agent.model.wipe import WipeMethod
 from agent.model.wire import convert
 from netboot.cli.common import make_client, parse_mac
@@ -76,6 +77,11 @@ def _add_create(kinds: Any, common: argparse.ArgumentParser) -> None:
     grow = deploy.add_mutually_exclusive_group()
     grow.add_argument("--grow", metavar="MOUNT", help="what gets the rest of a bigger disk: /")
     grow.add_argument("--no-grow", action="store_true", help="leave the rest of the disk free")
+    deploy.add_argument(
+        "--layout",
+        metavar="NAME|FILE",
+        help=f"{', '.join(Shape)}, or a storage configuration, JSON or YAML; else the template's",
+    )
     deploy.add_argument(
         "--consent", action="append", metavar="WORD", help="destroy this: LVM2_member, …"
     )
@@ -165,6 +171,9 @@ def make_spec(args: argparse.Namespace) -> JobSpec:
         spec["keys"] = [*spec.get("keys", ()), *keys]
     if args.kind == "deploy":
         _add_personal(args, spec)
+        if args.layout:
+            is_name = args.layout in list(Shape)
+            spec["layout"] = args.layout if is_name else _storage(Path(args.layout))
         if "template" not in spec:
             raise UsageError("which template? give --template REF")
     made: JobSpec = convert(spec, JobSpec, "job")  # type: ignore[arg-type]
@@ -224,6 +233,14 @@ def _add_personal(args: argparse.Namespace, spec: dict[str, Any]) -> None:
     if args.network:
         document = _document(args.network, "network")
         spec["network"] = document.get("network", document)
+
+
+def _storage(path: Path) -> dict[str, Any]:
+    """Return a storage configuration, as curtin nests it or bare. Raises UsageError."""
+    if not path.exists():
+        raise UsageError(f"no layout is called {str(path)!a}, and there is no such file")
+    document = _document(path, "layout")
+    return dict(document.get("storage", document))
 
 
 def _text(path: Path) -> str:
