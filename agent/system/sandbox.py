@@ -25,6 +25,7 @@ SETUP_FAILED: Final = 125
 """The status of the first process when the sandbox itself could not be made."""
 _QUOTED_LINES: Final = 8
 _LEAST_MEMORY: Final = 192 * MiB
+_MD_MAP: Final = Path("/run/mdadm/map")
 _HOME: Final = Path(__file__).parents[2]
 _WORDS: Final = (
     *("unshare", "--mount", "--pid", "--net", "--ipc", "--uts", "--fork"),
@@ -83,6 +84,7 @@ def run_inside(
         "nodes": tree.nodes,
         "links": tree.links,
         "mapper": tree.has_mapper,
+        "md_map": known_arrays(_MD_MAP, tree.nodes),
         "memory_bytes": memory_bound(Path("/proc/meminfo").read_text(encoding="ascii")),
         "processes": PROCESSES,
     }
@@ -143,6 +145,18 @@ def find_devices(run: Runner, devices: Sequence[Path], dev: Path = Path("/dev"))
         if uuid and "/" not in uuid and uuid.isprintable():
             links.setdefault(f"disk/by-uuid/{uuid}", name)
     return DeviceTree(nodes, links, any(_is_mapped(number) for number in numbers))
+
+
+def known_arrays(path: Path, nodes: Collection[str]) -> str:
+    """Return the lines of mdadm's map at `path` that are about `nodes`.
+
+    Without it mdadm would make a device node for each member to read its UUID, which it may not.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return ""
+    return "".join(f"{line}\n" for line in lines if line.split(" ")[0] in nodes)
 
 
 def _is_mapped(number: int) -> bool:

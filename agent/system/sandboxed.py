@@ -161,6 +161,9 @@ def _make_folders(order: dict[str, Any]) -> None:
     _mount("tmpfs", "/run", "tmpfs", _MS_NOSUID | _MS_NODEV, f"mode=755,size={size}")
     _mount("tmpfs", "/tmp", "tmpfs", _MS_NOSUID | _MS_NODEV, f"mode=1777,size={size}")  # noqa: S108
     Path("/run/lock").mkdir(0o1777)
+    if order["md_map"]:
+        Path("/run/mdadm").mkdir(0o755)
+        Path("/run/mdadm/map").write_text(order["md_map"], encoding="utf-8")
     os.umask(0o022)
 
 

@@ -15,47 +15,39 @@ from tests.harness.disks import copy_disk, make_disk
 from tests.harness.guest import run_in_guest
 from tests.harness.machine import Disk, Firmware, Hardware, Machine
 from tests.harness.rootfs import storage_root
-from tests.shapes import LEGS, PASSPHRASE, ROOT_TAR
+from tests.shapes import ALONE, LEGS, PASSPHRASE, ROOT_TAR
 from tests.shapes.layouts import LEG_BYTES
 
 pytestmark = pytest.mark.qemu
 
-GUEST_S = 1500
+INSIDE = ("tests/shapes/in_guest.py", "tests/shapes/in_guest_luks.py")
+GUEST_S = 2400
 BOOT_S = 400
 
 
 @pytest.fixture(scope="module")
-def mirrored(run_folder: Path, image: Path) -> tuple[Path, ...]:
-    return put_on("tests/shapes/in_guest.py", run_folder / "mirrored", image)
-
-
-@pytest.fixture(scope="module")
-def encrypted(run_folder: Path, image: Path) -> tuple[Path, ...]:
-    return put_on("tests/shapes/in_guest_luks.py", run_folder / "encrypted", image)
-
-
-def put_on(inside: str, folder: Path, image: Path) -> tuple[Path, ...]:
-    """Have a guest put the captured tree on two disks as `inside` does; return them."""
+def disks(run_folder: Path, image: Path) -> dict[str, Path]:
+    """The disks by serial, as a guest left them that put the captured tree on them."""
+    folder = run_folder / "other-shape"
     folder.mkdir()
     tree = folder / "root.tar"
     shutil.copyfile(storage_root(), tree)
-    paths = tuple(make_disk(folder / f"{serial}.raw", LEG_BYTES) for serial in LEGS)
-    disks = [Disk(path, serial) for path, serial in zip(paths, LEGS, strict=True)]
+    made = {serial: make_disk(folder / f"{serial}.raw", LEG_BYTES) for serial in (*LEGS, ALONE)}
+    more = [Disk(path, serial) for serial, path in made.items()]
     tar = Disk(tree, ROOT_TAR, read_only=True)
-    found = run_in_guest([inside], folder, image, GUEST_S, [tar, *disks])
+    found = run_in_guest(INSIDE, folder, image, GUEST_S, [tar, *more])
     failed = [one for one in found if one.outcome != "passed"]
     assert not failed, "\n\n".join(f"{one.name}\n{one.text}" for one in failed)
-    assert any(one.name.startswith(inside) for one in found)
-    return paths
+    for path in INSIDE:
+        assert any(one.name.startswith(path) for one in found), f"nothing of {path} ran"
+    return made
 
 
-def machine_of(
-    firmware: Firmware, disks: Sequence[tuple[Path, str]], folder: Path, image: Path
-) -> Machine:
-    """Return a running machine with copies of `disks`, each given with its serial."""
+def machine_of(firmware: Firmware, disks: dict[str, Path], folder: Path, image: Path) -> Machine:
+    """Return a running machine with copies of `disks`."""
     drives = tuple(
         Disk(copy_disk(path, folder / f"{serial}.raw"), serial, boot=place)
-        for place, (path, serial) in enumerate(disks, start=1)
+        for place, (serial, path) in enumerate(disks.items(), start=1)
     )
     hardware = Hardware("reshaped", firmware, memory_mib=1024, disks=drives)
     return Machine(hardware, folder, image / "vmlinuz")
@@ -84,12 +76,12 @@ def said(console: Console, words: str) -> str:
 def test_a_mirror_boots(
     firmware: Firmware,
     there: Sequence[int],
-    mirrored: tuple[Path, ...],
+    disks: dict[str, Path],
     image: Path,
     tmp_path: Path,
 ) -> None:
-    disks = [(mirrored[number], LEGS[number]) for number in there]
-    with machine_of(firmware, disks, tmp_path, image) as machine:
+    legs = {LEGS[number]: disks[LEGS[number]] for number in there}
+    with machine_of(firmware, legs, tmp_path, image) as machine:
         log_in(machine.console)
         assert said(machine.console, "findmnt -no SOURCE /").startswith("/dev/md")
         members = said(machine.console, "ls /sys/block/md*/slaves | tr '\\n' ' '")
@@ -100,10 +92,8 @@ def test_a_mirror_boots(
         machine.wait_off(120)
 
 
-def test_an_encrypted_volume_boots(
-    encrypted: tuple[Path, ...], image: Path, tmp_path: Path
-) -> None:
-    with machine_of("bios", [(encrypted[0], LEGS[0])], tmp_path, image) as machine:
+def test_an_encrypted_volume_boots(disks: dict[str, Path], image: Path, tmp_path: Path) -> None:
+    with machine_of("bios", {ALONE: disks[ALONE]}, tmp_path, image) as machine:
         machine.console.expect(r"unlock disk", BOOT_S)
         machine.console.send_line(PASSPHRASE)
         log_in(machine.console)

@@ -12,7 +12,7 @@ from agent.system.mount import TARGET_OPTIONS, mounted
 from agent.system.rooted import RootedTree
 from agent.tools import boot_sector
 from tests.guest.conftest import sh
-from tests.shapes import LEGS, PASSPHRASE
+from tests.shapes import ALONE, PASSPHRASE
 from tests.shapes.captured import BY_ID, leave_as_captured, make_table, unpack
 from tests.shapes.layouts import (
     BOOT_UUID,
@@ -29,7 +29,7 @@ from tests.shapes.layouts import (
 
 def test_a_plain_system_goes_onto_an_encrypted_volume(tmp_path: Path) -> None:
     run = Run()
-    disk = (BY_ID / f"virtio-{LEGS[0]}").resolve()
+    disk = (BY_ID / f"virtio-{ALONE}").resolve()
     make_table(encrypted(), "disk0", disk)
     esp, boot, container = (Path(f"{disk}{number}") for number in (2, 3, 4))
     sh("mkfs.vfat", "-F", "32", "-s", "1", "-n", "ESP", "-i", ESP_SERIALS[0], esp)
