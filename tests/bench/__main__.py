@@ -16,6 +16,7 @@ from tests.bench.per_chunk import per_chunk
 from tests.bench.redeploy import PERCENTS, redeploy
 from tests.bench.rounds import BenchFailed, say
 from tests.bench.setting import Setting, setting
+from tests.harness.daemons import NotStarted
 
 Bench = Callable[[Setting, Sequence[str]], Iterator[Line]]
 BENCHES: Final[Mapping[str, Bench]] = {
@@ -56,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
             try:
                 for line in bench(here, mine):
                     print(line.as_json(), flush=True)
-            except BenchFailed as error:
+            except (BenchFailed, NotStarted) as error:
                 say(f"{', '.join(mine)}: no figure: {error}")
                 failed = 1
     return failed

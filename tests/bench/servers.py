@@ -1,14 +1,12 @@
 """nginx over a folder, on loopback: what templates and the peers' images are served by."""
 
 import os
-import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.bench.rounds import BenchFailed
+from tests.harness.daemons import wait_for_port
 from tests.harness.machine import free_port
 
 _CONFIG = """\
@@ -45,18 +43,8 @@ def nginx(root: Path, work: Path) -> Iterator[str]:
         stdin=subprocess.DEVNULL,
     )
     try:
-        _wait_for(port, process)
+        wait_for_port(port, process)
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
         process.wait(10)
-
-
-def _wait_for(port: int, process: "subprocess.Popen[bytes]") -> None:
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline and process.poll() is None:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.05)
-    raise BenchFailed("nginx did not start")

@@ -6,7 +6,6 @@ import shutil
 import socket
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from aiohttp import web
 from netboot.registry import registry_routes
 from netboot.store import Store
 from tests.contracts.fake_registry import FakeRegistry
+from tests.harness.daemons import wait_for_port
 
 
 @contextmanager
@@ -82,21 +82,11 @@ def debian(folder: Path) -> Iterator[str]:
             ["docker-registry", "serve", config], stdout=log, stderr=subprocess.STDOUT
         )
     try:
-        _wait_for(port, process)
+        wait_for_port(port, process)
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
         process.wait(10)
-
-
-def _wait_for(port: int, process: "subprocess.Popen[bytes]") -> None:
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline and process.poll() is None:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.05)
-    pytest.fail("docker-registry did not start")
 
 
 REGISTRIES: dict[str, Callable[[Path], AbstractContextManager[str]]] = {

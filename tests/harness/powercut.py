@@ -8,16 +8,15 @@ and of what was not any part, in any order, the last write torn. No device-mappe
 import random
 import shutil
 import struct
-import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.harness.daemons import storage_daemon
+
 _MAGIC = 0x6A736677736872
 _FLUSH, _DISCARD, _MARK = 1, 4, 8
-_START_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,31 +81,13 @@ def daemon() -> str | None:
 def recorded(base: Path, log: Path, node: Path) -> Iterator[Path]:
     """Yield `node`, a file that is the disk `base`; what is written to it is logged in `log`."""
     log.write_bytes(b"")
-    node.write_bytes(b"")
-    process = subprocess.Popen(
-        [
-            "qemu-storage-daemon",
-            *("--blockdev", f"driver=file,filename={base},node-name=base"),
-            *("--blockdev", f"driver=file,filename={log},node-name=log"),
-            *(
-                "--blockdev",
-                "driver=blklogwrites,node-name=logged,file=base,log=log,log-sector-size=512",
-            ),
-            *("--export", f"type=fuse,id=disk,node-name=logged,mountpoint={node},writable=on"),
-        ],
-        stderr=subprocess.PIPE,
-    )
-    try:
-        deadline = time.monotonic() + _START_S
-        while node.stat().st_size != base.stat().st_size:
-            if process.poll() is not None or time.monotonic() > deadline:
-                said = process.stderr.read().decode() if process.stderr else ""
-                raise RuntimeError(f"qemu-storage-daemon did not start: {said}")
-            time.sleep(0.05)
-        yield node
-    finally:
-        process.terminate()
-        process.wait(timeout=30)
+    blockdevs = [
+        f"driver=file,filename={base},node-name=base",
+        f"driver=file,filename={log},node-name=log",
+        "driver=blklogwrites,node-name=logged,file=base,log=log,log-sector-size=512",
+    ]
+    with storage_daemon(blockdevs, "logged", node, base) as disk:
+        yield disk
 
 
 def epochs(log: Path) -> Iterator[list[Write]]:
