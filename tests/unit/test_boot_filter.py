@@ -1,11 +1,12 @@
 """The filter of system calls, read by a small machine for classic BPF."""
 
 import struct
+from pathlib import Path
 
 import pytest
 
 from agent.system.kernel_guard import DENIED_CALLS, DM_READS, filter_program
-from agent.system.sandbox import memory_bound, quoted
+from agent.system.sandbox import known_arrays, memory_bound, quoted
 
 X86_64, I386 = 0xC000003E, 0x40000003
 ALLOW, EPERM, ENOSYS, KILL = 0x7FFF0000, 0x00050001, 0x00050026, 0x80000000
@@ -81,3 +82,13 @@ def test_what_a_program_said_is_quoted_without_signs_for_a_terminal() -> None:
     assert quoted("one\n\n\x1b[2Jtwo\n") == ": one | ?[2Jtwo"
     assert quoted("") == ""
     assert quoted("\n".join(map(str, range(20)))).startswith(": 12 | 13")
+
+
+def test_mdadm_is_told_of_its_own_arrays_alone(tmp_path: Path) -> None:
+    path = tmp_path / "map"
+    # as mdadm 4.4 keeps it in /run/mdadm
+    ours = "md127 1.2 11112222:33334444:55556666:77778888 /dev/md/metalcast-md0\n"
+    path.write_text(ours + "md126 1.2 99992222:33334444:55556666:77778888 /dev/md/other\n")
+    assert known_arrays(path, {"vda", "vda1", "md127"}) == ours
+    assert known_arrays(path, {"vda"}) == ""
+    assert known_arrays(tmp_path / "none", {"md127"}) == ""
