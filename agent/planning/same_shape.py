@@ -16,6 +16,7 @@ from agent.model.layout import Btrfs, Layout, Swap, Volume
 from agent.model.nodes import (
     Array,
     Disk,
+    Gpt,
     LogicalVolume,
     Luks,
     LvKind,
@@ -26,7 +27,7 @@ from agent.model.nodes import (
     Partition,
     VolumeGroup,
 )
-from agent.planning.tables import Room, grown
+from agent.planning.tables import Room, grown, moved_hybrid
 from agent.units import MiB, align_down, format_bytes
 
 _MD_GRAIN: Final = 4 * MiB
@@ -69,7 +70,7 @@ def same_shape(layout: Layout, drives: Mapping[str, Drive], grow: str | None) ->
         changed |= {part.id: part for part in parts}
         notes += [blocked] if blocked else []
     grown_nodes = dict(_gains(layout, changed, below))
-    return Shaped(_with(layout, changed | grown_nodes), tuple(notes))
+    return Shaped(_hybrids_moved(layout, _with(layout, changed | grown_nodes)), tuple(notes))
 
 
 def growing_volume(layout: Layout, grow: str | None) -> Volume | None:
@@ -94,6 +95,22 @@ def nodes_below(layout: Layout, node_id: str) -> frozenset[str]:
 
 def _with(layout: Layout, changed: Mapping[str, Node]) -> Layout:
     return replace(layout, nodes=tuple(changed.get(node.id, node) for node in layout.nodes))
+
+
+def _hybrids_moved(was: Layout, now: Layout) -> Layout:
+    """Return `now` with hybrid MBRs that name the partitions where they are."""
+    changed: dict[str, Node] = {}
+    for old, new in zip(was.disks, now.disks, strict=True):
+        if isinstance(old.table, Gpt) and old.table.hybrid:
+            entries = moved_hybrid(
+                old.table.hybrid,
+                was.partitions(old.id),
+                old.sector_bytes,
+                now.partitions(new.id),
+                new.sector_bytes,
+            )
+            changed[new.id] = replace(new, table=replace(old.table, hybrid=entries))
+    return _with(now, changed)
 
 
 def _grown_on(

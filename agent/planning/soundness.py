@@ -25,6 +25,7 @@ from agent.model.nodes import (
 )
 from agent.planning.free_space import overlaps
 from agent.planning.same_shape import copies_of, mount_points
+from agent.planning.tables import logical_objections
 
 _MBR_MOST_BYTES_IN_SECTORS = 2**32
 _LEAST_MEMBERS = {
@@ -84,6 +85,8 @@ def _about_disk(name: str, layout: Layout, disk: Disk) -> Iterator[str]:
         yield from _about_partition(f"{where}: partition {part.number}", disk, part)
     if isinstance(disk.table, Mbr):
         yield from _about_logical(where, parts)
+        for said in logical_objections(parts, disk.sector_bytes):
+            yield f"{where}: {said}"
 
 
 def _about_partition(where: str, disk: Disk, part: Partition) -> Iterator[str]:

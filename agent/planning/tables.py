@@ -158,8 +158,8 @@ def moved_hybrid(
 ) -> str:
     """Return the entries of a hybrid MBR (64 bytes, hexadecimal) for partitions that were changed.
 
-    An entry with the place of one of `was` gets that of the same number in `now`. The protective
-    ones stay. Raises ValueError for a partition that an MBR cannot reach.
+    An entry with the place of one of `was` gets that of the same number in `now`; it ends where an
+    MBR's numbers do, and goes if it would begin behind that. The protective ones stay.
     """
     places = {part.offset_bytes: part.number for part in was}
     after = {part.number: part.extent for part in now}
@@ -170,10 +170,12 @@ def moved_hybrid(
         if data[at + 4] in (0, 0xEE) or number is None or number not in after:
             continue
         extent = after[number]
-        sectors = (extent.offset // now_sector_bytes, extent.size // now_sector_bytes)
-        if max(sectors) >= _MBR_SECTORS:
-            raise ValueError(f"partition {number} is out of reach of a hybrid MBR")
-        data[at + 8 : at + 16] = b"".join(value.to_bytes(4, "little") for value in sectors)
+        first, size = (length // now_sector_bytes for length in (extent.offset, extent.size))
+        if first >= _MBR_SECTORS:
+            data[at : at + 16] = bytes(16)
+            continue
+        size = min(size, _MBR_SECTORS - 1)
+        data[at + 8 : at + 16] = first.to_bytes(4, "little") + size.to_bytes(4, "little")
     return data.hex()
 
 

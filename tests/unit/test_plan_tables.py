@@ -237,6 +237,7 @@ def test_a_hybrid_follows_its_partitions() -> None:
     assert moved_hybrid((before + lone).hex(), was, 512, now, 512) == (after + lone).hex()
     scaled = moved_hybrid((before + blank).hex(), was, 512, now, 4096)
     assert scaled[64:96] == entry(0x83, 1024, GiB // 4096).hex()
-    far = (part(2, 4 * TiB, GiB),)
-    with pytest.raises(ValueError, match="partition 2 is out of reach"):
-        moved_hybrid((before + blank).hex(), was, 512, far, 512)
+    far = moved_hybrid((before + blank).hex(), was, 512, (part(2, 4 * TiB, GiB),), 512)
+    assert far == (entry(0xEE, 1, 2047) + entry(0xEF, 2048, 2048) + blank * 2).hex()
+    long = moved_hybrid((before + blank).hex(), was, 512, (part(2, 4 * MiB, 4 * TiB),), 512)
+    assert long[64:96] == entry(0x83, 8192, 2**32 - 1).hex()
