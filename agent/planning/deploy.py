@@ -43,6 +43,7 @@ from agent.planning.damage import damage_lines
 from agent.planning.free_space import both_ends
 from agent.planning.new_shape import new_shape
 from agent.planning.presets import nearest_shape, storage_for
+from agent.planning.programs import missing_programs
 from agent.planning.refusals import duplicates, objections, valuables
 from agent.planning.reshape import left_behind, reshape_objections, reshape_steps
 from agent.planning.same_shape import Shaped, growing_volume, nodes_below, same_shape
@@ -87,6 +88,8 @@ def plan_deploy(
         shape = Shaped(new_shape(wanted, template, drives, job))
         reasons += about_layout("the layout that is asked for", shape.layout)
         reasons += reshape_objections(template, shape.layout)
+        if template.os:
+            reasons += missing_programs(template.os, shape.layout, (Firmware(inventory.firmware),))
         if reasons:
             raise PlanRefused(tuple(reasons))
     layout = shape.layout

@@ -1,6 +1,7 @@
 """Source disks of every layout, made by the tools that made those of real servers."""
 
 import random
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -287,6 +288,42 @@ def btrfs_subvolumes(bench: Bench) -> Source:
     )
 
 
+_HOOKS = "usr/share/initramfs-tools/hooks"
+_PROGRAMS = ("mdadm", "lvm", "cryptsetup", "xfs_repair", "btrfs")
+_UPDATE_INITRAMFS = """#!/bin/sh
+echo "made of $(cat /etc/fstab)" >/boot/initrd.img
+"""
+_GRUB_INSTALL = """#!/bin/sh
+for disk; do :; done
+case $disk in /dev/*) yes boots | dd of=$disk bs=440 count=1 conv=notrunc ;; esac
+mkdir -p /boot/grub
+"""
+
+
+def _system(where: Path) -> None:
+    """What another layout needs of a system: programs that leave a mark of what they were told."""
+    busybox = Path(shutil.which("busybox") or "/usr/bin/busybox")
+    (where / "bin").mkdir(exist_ok=True)
+    shutil.copy(busybox.resolve(), where / "bin/busybox")
+    for name in ("sh", "cat", "dd", "yes", "mkdir", "echo"):
+        (where / "bin" / name).symlink_to("busybox")
+    scripts = {
+        "update-initramfs": _UPDATE_INITRAMFS,
+        "grub-install": _GRUB_INSTALL,
+        "grub-mkconfig": '#!/bin/sh\necho "$(cat /etc/fstab)" >/boot/grub/grub.cfg\n',
+    }
+    files = {f"usr/sbin/{name}": text for name, text in scripts.items()}
+    files |= {f"usr/sbin/{name}": "" for name in _PROGRAMS}
+    files |= {f"{_HOOKS}/{name}": "" for name in ("mdadm", "lvm2", "cryptroot")}
+    files |= {f"usr/lib/grub/{name}/moddep.lst": "" for name in ("i386-pc", "x86_64-efi")}
+    files |= {"etc/initramfs-tools/initramfs.conf": "", "boot/grub/grub.cfg": ""}
+    for name, text in files.items():
+        path = where / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        path.chmod(0o755)
+
+
 def fill(source: Source, where: Path, seed: int = 1) -> None:
     """Put a small system on the source, with files of which each byte is known."""
     with mounted_all(source.mounts, where):
@@ -307,6 +344,7 @@ def fill(source: Source, where: Path, seed: int = 1) -> None:
             path = where / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
+        _system(where)
         draw = random.Random(seed)
         for mount in source.mounts:
             top = where / mount.where.lstrip("/") / "known"

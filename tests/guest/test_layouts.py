@@ -1,6 +1,7 @@
 """Every layout captured and deployed to bigger disks: files equal, checked, source untouched."""
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +16,18 @@ from agent.flows.workplace import Workplace
 from agent.model.inventory import Drive
 from agent.model.job import CaptureSpec, DeploySpec, DiskHints, Verify
 from agent.model.keys import DiskKey
+from agent.model.layout import BootCode
 from agent.model.plan import Plan
+from agent.model.storage import (
+    DiskAction,
+    Filesystem,
+    FormatAction,
+    MountAction,
+    PartitionAction,
+    PartitionFlag,
+    Shape,
+    Storage,
+)
 from agent.planning.deploy import plan_deploy
 from agent.report import silent
 from agent.source.open import opened_system
@@ -121,8 +133,23 @@ def known_files(parts: list[Part], where: Path) -> dict[str, str]:
 
 
 def digest(disk: Path) -> str:
-    with disk.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Return a digest of what the file behind a loop device holds, and of where it holds it."""
+    sh("sync", disk)
+    file = Path(sh("losetup", "--noheadings", "--output=BACK-FILE", disk).strip())
+    said = hashlib.blake2b()
+    with file.open("rb") as opened:
+        at = 0
+        while True:
+            try:
+                at = os.lseek(opened.fileno(), at, os.SEEK_DATA)
+            except OSError:
+                return said.hexdigest()
+            end = os.lseek(opened.fileno(), at, os.SEEK_HOLE)
+            opened.seek(at)
+            data = opened.read(end - at)
+            if any(data):
+                said.update(f"{at} {end}".encode() + data)
+            at = end
 
 
 def deployed(template: Template, drives: dict[str, Drive], spec: DeploySpec, where: Path) -> Plan:
@@ -177,3 +204,61 @@ def test_the_same_layout_on_bigger_disks(name: str, bench: Bench, tmp_path: Path
     assert on_targets(plan, targets, tmp_path / "mnt") == taken.tree
     for disk in targets.values():
         assert block.size_bytes(Path(disk.path)) == disk.size_bytes
+
+
+def xfs_root() -> Storage:
+    """An ext4 system on an xfs root, with a /boot of its own."""
+    return Storage(
+        config=(
+            DiskAction(id="disk0"),
+            PartitionAction(id="bios", device="disk0", size="1MiB", flag=PartitionFlag.BIOS_GRUB),
+            PartitionAction(id="small", device="disk0", size="64MiB"),
+            PartitionAction(id="large", device="disk0"),
+            FormatAction(id="boot", volume="small", fstype=Filesystem.EXT4),
+            FormatAction(id="root", volume="large", fstype=Filesystem.XFS),
+            MountAction(id="m0", device="root", path="/"),
+            MountAction(id="m1", device="boot", path="/boot"),
+        )
+    )
+
+
+@dataclass(frozen=True)
+class Other:
+    source: Callable[[Bench], Source]
+    layout: Shape | Storage
+    sizes_mib: tuple[int, ...]
+    sector_bytes: int = 512
+
+
+OTHER = {
+    "a smaller disk": Other(layouts.gpt(), Shape.SINGLE, (200,)),
+    "xfs to a smaller xfs": Other(layouts.gpt("xfs"), Shape.SINGLE, (400,)),
+    "ext4 to xfs and a /boot": Other(layouts.gpt(), xfs_root(), (450,)),
+    "one disk to RAID 1": Other(layouts.gpt(), Shape.RAID1, (300, 300)),
+    "one disk to RAID 5": Other(layouts.gpt(), Shape.RAID5, (1300, 1300, 1300)),
+    "RAID 1 to one smaller disk": Other(layouts.md("1", 2), Shape.SINGLE, (200,)),
+    "partitions to LVM": Other(layouts.gpt(), Shape.LVM, (1400,)),
+    "plain to LUKS": Other(layouts.gpt(), Shape.LUKS, (1300,)),
+    "512 to 4096": Other(layouts.gpt(), Shape.SINGLE, (300,), 4096),
+    "LVM of two disks to one": Other(layouts.lvm(), Shape.SINGLE, (450,)),
+    "btrfs subvolumes to one btrfs": Other(layouts.btrfs_subvolumes, Shape.SINGLE, (350,)),
+}
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_another_layout(name: str, bench: Bench, tmp_path: Path) -> None:
+    case = OTHER[name]
+    with captured(bench, case.source(bench), tmp_path / "mnt") as taken:
+        targets = {
+            f"disk{number}": drive_of(bench.disk(size, case.sector_bytes))
+            for number, size in enumerate(case.sizes_mib)
+        }
+        spec = DeploySpec(template="demo:latest", layout=case.layout, keys=KEYS)
+        plan = deployed(taken.template, targets, spec, tmp_path / "mnt")
+    bench.stop()
+    assert on_targets(plan, targets, tmp_path / "mnt") == taken.tree
+    root = next(volume for volume in plan.layout.volumes if volume.mount == "/")
+    assert not isinstance(root.content, BootCode)
+    for disk in targets.values():
+        with Path(disk.path).open("rb") as file:
+            assert file.read(6) == b"boots\n"
