@@ -99,6 +99,8 @@ def _member(text: str, fields: dict[str, str], device_bytes: int) -> MdMember:
         trouble += ("has a superblock whose checksum is wrong",)
     if "bad blocks present" in fields.get("Bad Block Log", ""):
         trouble += ("has known bad blocks",)
+    if "," in _layout(fields.get("Layout", "")):
+        trouble += ("is of a RAID10 with copies both near and far, which is not supported",)
     if "PPL" in fields:
         trouble += ("is of an array with a partial parity log, which is not supported",)
     if "Cluster Name" in fields:
@@ -189,7 +191,8 @@ def _layout(text: str) -> str:
     if "=" not in text:
         return "" if text.startswith("-") else text
     parts = [part.strip() for part in text.split(",")]
-    return next((part for part in parts if not part.endswith("=1")), parts[0])
+    several = [part for part in parts if not part.endswith("=1")]
+    return several[0] if len(several) == 1 else ",".join(several or parts)
 
 
 def _chunk(fields: dict[str, str], level: MdLevel | None) -> int:
