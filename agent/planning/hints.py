@@ -165,5 +165,7 @@ def _matches(name: str, wanted: str | bool, drive: Drive) -> bool:
         return drive.rotational is wanted
     if name == "size":
         return size_test(wanted)(drive.size_bytes)
+    if name == "name":
+        return any(map(text_test(name, wanted), drive.paths or (drive.path,)))
     has = _value(drive, name)
     return has is not None and text_test(name, wanted)(has)

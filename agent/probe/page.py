@@ -86,6 +86,8 @@ def _disk_details(drive: Drive) -> Iterator[str]:
         yield "at " + ", ".join(
             word for word in (drive.by_path, drive.hctl and f"SCSI {drive.hctl}") if word
         )
+    if drive.paths:
+        yield f"one disk on {len(drive.paths)} paths: {', '.join(drive.paths)}"
     traits = [
         word
         for word, applies in (

@@ -1,7 +1,7 @@
 """Old signatures: found by wipefs(8) and blkid(8), erased by zeros where all of them can lie."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from agent.errors import DiskError
@@ -90,10 +90,21 @@ def erase_signatures(run: Runner, device: Path, planned: Iterable[Extent]) -> No
     """
     old = find_old_places(device)
     erase_runs(device, both_ends(Extent(0, block.size_bytes(device)), MiB))
-    erase_runs(device, [*(part for place in old for part in signature_runs(place)), *planned])
+    runs = [run for place in old for run in signature_runs(place)]
+    erase_runs(device, _merged([*runs, *planned]))
     block.flush(device)
     if left := find_signatures(run, device):
         raise DiskError(f"{device} still holds {', '.join(left)} after it was erased")
+
+
+def _merged(runs: Iterable[Extent]) -> Iterator[Extent]:
+    """Yield what `runs` cover, in disk order, nothing twice."""
+    end = 0
+    for run in sorted(runs):
+        if run.end > end:
+            start = max(run.offset, end)
+            yield Extent(start, run.end - start)
+            end = run.end
 
 
 def erase_runs(device: Path, runs: Iterable[Extent]) -> None:

@@ -126,3 +126,11 @@ def test_sizes(text: str, size: int, fits: bool) -> None:
 def test_a_size_that_cannot_be_read(text: str) -> None:
     with pytest.raises(UsageError, match="cannot be read"):
         size_test(text)
+
+
+def test_a_disk_is_known_by_each_of_its_paths() -> None:
+    both = make_drive("/dev/sda", paths=("/dev/sda", "/dev/sdc"))
+    other = make_drive("/dev/sdb")
+    assert pick_disk(DiskHints(name="/dev/sdc"), [both, other]) == both
+    assert pick_disk(DiskHints(name="/dev/sda"), [both, other]) == both
+    assert pick_disk(DiskHints(name="/dev/sdb"), [both, other]) == other

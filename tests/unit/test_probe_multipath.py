@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from agent.model.inventory import Drive, Found, Transport
+from agent.model.inventory import Board, Drive, Found, Inventory, SecureBoot, Transport
+from agent.probe import render_inventory
 from agent.probe.multipath import merge_paths, multipath_key
 from agent.units import GiB
 
@@ -51,6 +52,23 @@ def test_a_path_that_can_be_read_stands_for_the_disk() -> None:
     )
     assert [drive.path for drive in found] == ["/dev/sdc"]
     assert found[0].paths == ("/dev/sda", "/dev/sdb", "/dev/sdc")
+
+
+def test_the_page_names_the_paths() -> None:
+    inventory = Inventory(
+        firmware="uefi",
+        secure_boot=SecureBoot.OFF,
+        arch="x86_64",
+        kernel="6.12",
+        board=Board(),
+        cpu_model="cpu",
+        cpus=1,
+        memory_bytes=GiB,
+        disks=merged(make_drive("/dev/sda"), make_drive("/dev/sdb")),
+    )
+    page = render_inventory(inventory)
+    assert "one disk on 2 paths: /dev/sda, /dev/sdb" in page
+    assert "multipath, or clones" not in page
 
 
 @pytest.mark.parametrize(
