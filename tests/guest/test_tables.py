@@ -289,18 +289,22 @@ PASTS: dict[str, Callable[[Path], None]] = {
     **{
         f"{name} in {label}": on_partitions(ALL[name][1], label, name)
         for label, names in (
-            ("gpt", ("zfs", "luks2", "vg", "btrfs")),
-            ("dos", ("md-1.0", "md-1.2", "pv", "luks2", "xfs", "swap", "ntfs")),
+            ("gpt", ("zfs", "vg")),
+            ("dos", ("md-1.0", "md-1.2", "luks2", "xfs")),
         )
         for name in names
     },
     **{
         f"{name} in md {metadata}": in_array(metadata, ALL[name][1])
-        for metadata in ("0.90", "1.0", "1.2")
-        for name in ("luks2", "pv", "xfs", "zfs")
+        for metadata, names in (
+            ("0.90", ("luks2", "xfs")),
+            ("1.0", ("pv", "zfs")),
+            ("1.2", ("luks2", "vg")),
+        )
+        for name in names
     },
     **{f"a table in md {v}": in_array(v, partitioned_inside) for v in ("1.0", "1.2")},
-    **{f"{name} in LVM": in_group(ALL[name][1]) for name in ("luks2", "ext4", "btrfs")},
+    **{f"{name} in LVM": in_group(ALL[name][1]) for name in ("luks2", "btrfs")},
 }
 
 
