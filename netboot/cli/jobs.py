@@ -56,36 +56,10 @@ def _add_create(kinds: Any, common: argparse.ArgumentParser) -> None:
     base.add_argument("--machine", required=True, metavar="MAC")
     base.add_argument("--finish", choices=[one.value for one in Finish])
     base.add_argument("--watch", action="store_true", help="then follow it, as `job watch`")
-    disk = argparse.ArgumentParser(add_help=False)
-    for hint in HINTS:
-        disk.add_argument(f"--disk-{hint}", metavar=hint.upper(), help=f"the disk's {hint}")
-    disk.add_argument(
-        "--disk",
-        action="append",
-        dest="role_hints",
-        metavar="ROLE:HINT=VALUE",
-        help="one of several disks: disk1:serial=XYZ; repeatable",
-    )
+    disk = disk_parser()
     deploy = kinds.add_parser("deploy", parents=[common, base, disk], help="write a template")
     deploy.add_argument("--template", metavar="REF", help="NAME, NAME:TAG or NAME@sha256:…")
-    deploy.add_argument("--spec", type=Path, metavar="FILE", help="JSON or YAML; options win")
-    deploy.add_argument("--hostname")
-    deploy.add_argument(
-        "--authorized-key", action="append", type=Path, metavar="FILE", help="for root"
-    )
-    deploy.add_argument("--network", type=Path, metavar="FILE", help="network-config v2, YAML")
-    grow = deploy.add_mutually_exclusive_group()
-    grow.add_argument("--grow", metavar="MOUNT", help="what gets the rest of a bigger disk: /")
-    grow.add_argument("--no-grow", action="store_true", help="leave the rest of the disk free")
-    deploy.add_argument(
-        "--layout",
-        metavar="NAME|FILE",
-        help=f"{', '.join(Shape)}, or a storage configuration, JSON or YAML; else the template's",
-    )
-    deploy.add_argument(
-        "--consent", action="append", metavar="WORD", help="destroy this: LVM2_member, …"
-    )
-    deploy.add_argument("--verify", choices=[one.value for one in Verify])
+    add_deploy_options(deploy)
     deploy.set_defaults(call=create_job, kind="deploy")
     capture = kinds.add_parser("capture", parents=[common, base, disk], help="make a template")
     capture.add_argument("--name", required=True, help="the template's name")
@@ -100,13 +74,50 @@ def _add_create(kinds: Any, common: argparse.ArgumentParser) -> None:
     )
     capture.set_defaults(call=create_job, kind="capture")
     for one in (deploy, capture):
-        _add_keys(one)
+        add_keys(one)
     _add_wipe(kinds.add_parser("wipe", parents=[common, base, disk], help="destroy all data"))
     inspect = kinds.add_parser("inspect", parents=[common, base], help="look, and touch nothing")
     inspect.set_defaults(call=create_job, kind="inspect")
 
 
-def _add_keys(parser: argparse.ArgumentParser) -> None:
+def disk_parser() -> argparse.ArgumentParser:
+    """Return the options that choose disks, to be a parent of others."""
+    disk = argparse.ArgumentParser(add_help=False)
+    for hint in HINTS:
+        disk.add_argument(f"--disk-{hint}", metavar=hint.upper(), help=f"the disk's {hint}")
+    disk.add_argument(
+        "--disk",
+        action="append",
+        dest="role_hints",
+        metavar="ROLE:HINT=VALUE",
+        help="one of several disks: disk1:serial=XYZ; repeatable",
+    )
+    return disk
+
+
+def add_deploy_options(parser: argparse.ArgumentParser) -> None:
+    """Add what a deployment can be asked for, its template and disks apart."""
+    parser.add_argument("--spec", type=Path, metavar="FILE", help="JSON or YAML; options win")
+    parser.add_argument("--hostname")
+    parser.add_argument(
+        "--authorized-key", action="append", type=Path, metavar="FILE", help="for root"
+    )
+    parser.add_argument("--network", type=Path, metavar="FILE", help="network-config v2, YAML")
+    grow = parser.add_mutually_exclusive_group()
+    grow.add_argument("--grow", metavar="MOUNT", help="what gets the rest of a bigger disk: /")
+    grow.add_argument("--no-grow", action="store_true", help="leave the rest of the disk free")
+    parser.add_argument(
+        "--layout",
+        metavar="NAME|FILE",
+        help=f"{', '.join(Shape)}, or a storage configuration, JSON or YAML; else the template's",
+    )
+    parser.add_argument(
+        "--consent", action="append", metavar="WORD", help="destroy this: LVM2_member, …"
+    )
+    parser.add_argument("--verify", choices=[one.value for one in Verify])
+
+
+def add_keys(parser: argparse.ArgumentParser) -> None:
     for name, text in (("passphrase", "its first line opens LUKS"), ("key", "its bytes do")):
         parser.add_argument(
             f"--luks-{name}",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from agent.errors import AgentError, ExitStatus, exit_status, hint_of, reasons
-from netboot.cli import jobs, machines, passes, serve, templates
+from netboot.cli import jobs, machines, passes, plan, serve, templates
 from netboot.cli.common import common_parser
 from netboot.cli.show import clean
 
@@ -24,6 +24,7 @@ def make_parser(*, with_images: bool = True) -> argparse.ArgumentParser:
     serve.add_parser(commands)
     templates.add_parser(commands, common)
     jobs.add_parser(commands, common)
+    plan.add_parser(commands, common)
     machines.add_parser(commands, common)
     passes.add_parser(commands, common)
     if with_images:
@@ -40,7 +41,7 @@ def _add_images(commands: Any) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
-    ours = ("serve", "template", "job", "machine", "pass")
+    ours = ("serve", "template", "job", "plan", "machine", "pass")
     args = make_parser(with_images=not (words and words[0] in ours)).parse_args(words)
     try:
         return int(args.call(args))
