@@ -27,6 +27,8 @@ class Recorder:
             self.add(report.nodeid, "failed", 0, report.longreprtext)
 
     def add(self, name: str, outcome: str, seconds: float, text: str) -> None:
+        if outcome == "failed":
+            print(f"\n{name}\n{text[-6000:]}\n", flush=True)
         self.found.append(
             {"name": name, "outcome": outcome, "seconds": seconds, "text": text[-6000:]}
         )
