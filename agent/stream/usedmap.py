@@ -189,7 +189,7 @@ def _ntfs(run: Runner, device: Path, size_bytes: int) -> UsedMap:
         facts, used = ntfs.used_extents(device)
     except ntfs.NotReadable:
         return _whole(size_bytes)
-    ntfs.check_fit(run, facts, device)
+    ntfs.check_fit(facts, device)
     _check_size(device, facts.size_bytes, size_bytes)
     tail = (facts.clusters * facts.cluster_bytes, facts.size_bytes)
     whole = Extents.of_bounds([*used.bounds(), tail])

@@ -79,7 +79,10 @@ def fat_shape(boot: bytes) -> FatShape:
 
 
 def parse_table(shape: FatShape, table: bytes) -> Iterator[Extent]:
-    """Yield the used runs: all before the data area, then each run of clusters not free."""
+    """Yield the used runs: all before the data area, each run of clusters not free, the rest.
+
+    The rest is what is too short for a cluster at the end: no one writes there, but it is kept.
+    """
     offset, end = 0, shape.data_offset
     for number, is_used in enumerate(_used_flags(shape, table)):
         if not is_used:
@@ -89,6 +92,12 @@ def parse_table(shape: FatShape, table: bytes) -> Iterator[Extent]:
             yield Extent(offset, end - offset)
             offset = at
         end = at + shape.cluster_bytes
+    rest = shape.data_offset + shape.clusters * shape.cluster_bytes
+    if rest < shape.size_bytes:
+        if rest != end:
+            yield Extent(offset, end - offset)
+            offset = rest
+        end = shape.size_bytes
     yield Extent(offset, end - offset)
 
 

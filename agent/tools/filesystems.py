@@ -7,6 +7,7 @@ from typing import Final, assert_never
 from uuid import UUID
 
 from agent.errors import AgentError, SourceUnfit, hint_of
+from agent.model.filesystems import can_grow
 from agent.model.layout import (
     BootCode,
     Btrfs,
@@ -63,7 +64,7 @@ def facts(run: Runner, node: Path, what: str) -> Facts:
         case "f2fs":
             return _f2fs(node)
         case "ntfs":
-            return _ntfs(run, node)
+            return _ntfs(node)
         case "exfat":
             return _exfat(node)
         case "vfat":
@@ -146,14 +147,14 @@ def _f2fs(node: Path) -> Facts:
     return Facts(content, found.size_bytes, found.used_bytes, found.size_bytes, unfit)
 
 
-def _ntfs(run: Runner, node: Path) -> Facts:
+def _ntfs(node: Path) -> Facts:
     try:
         found, used = ntfs.used_extents(node)
     except ntfs.NotReadable:
         return _whole(node)
     unfit: tuple[str, ...] = ()
     try:
-        ntfs.check_fit(run, found, node)
+        ntfs.check_fit(found, node)
     except SourceUnfit as error:
         unfit = (_said(error),)
     content = Ntfs(
@@ -282,6 +283,8 @@ def grow(run: Runner, node: Path, content: Content, mount_dir: Path) -> None:
 
     What cannot grow (agent.model.filesystems.can_grow) is left as it is.
     """
+    if not can_grow(content):
+        return
     match content:
         case Ext():
             ext.grow_ext(run, node)
@@ -292,7 +295,7 @@ def grow(run: Runner, node: Path, content: Content, mount_dir: Path) -> None:
         case F2fs():
             f2fs.grow_f2fs(run, node)
         case Ntfs():
-            ntfs.grow_ntfs(run, node)
+            ntfs.grow_ntfs(node)
         case Exfat() | Vfat() | Swap() | Raw() | BootCode() | MbrGap():
             pass
         case _:
@@ -311,7 +314,7 @@ def check(run: Runner, node: Path, content: Content) -> None:
         case F2fs():
             f2fs.check_f2fs(run, node)
         case Ntfs():
-            ntfs.check_ntfs(run, node)
+            ntfs.check_ntfs(node)
         case Exfat():
             exfat.check_exfat(run, node)
         case Vfat():

@@ -1,7 +1,6 @@
 """NTFS: what is used, by its own $Bitmap; whether Windows left it clean; check and grow."""
 
 import os
-import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,7 +24,13 @@ _END: Final = 0xFFFFFFFF
 _DIRTY: Final = 1
 _STRIDE: Final = 512
 """The last two bytes of each so many are kept elsewhere in a record."""
-_INODE: Final = re.compile(r"Dumping Inode (\d+)")
+_ROOT: Final = 5
+_INDEX_ROOT: Final = 0x90
+_INDEX_ALLOCATION: Final = 0xA0
+_INDEX_BYTES: Final = 4096
+_SLEEP_FILE: Final = "hiberfil.sys".encode("utf-16-le")
+_NAME_AT: Final = 82
+"""Where the name is in an entry of a directory; the entry begins with the file's number."""
 
 Runs = tuple[tuple[int, int], ...]
 """(first cluster, clusters) of each piece of an attribute; -1 is a hole."""
@@ -67,26 +72,22 @@ def used_extents(device: Path) -> tuple[NtfsFacts, Extents]:
         return volume.facts(), Extents.between(free, volume.clusters * size)
 
 
-def is_hibernated(run: Runner, device: Path) -> bool:
+def is_hibernated(device: Path) -> bool:
     """Return whether Windows sleeps on `device`: also what it calls a fast shutdown.
 
     A file of that name which cannot be read counts as one.
     """
-    said = run(["ntfsinfo", "--force", "--file=hiberfil.sys", device], ok=range(256))
-    found = _INODE.search(said.text)
-    if said.status != 0 or not found:
-        return False
     with block.opened(device, os.O_RDONLY) as fd:
         volume = _Volume(fd, device)
         try:
-            return volume.head(int(found[1]))[:4].lower() == b"hibr"
+            return any(volume.head(number)[:4].lower() == b"hibr" for number in volume.sleeping())
         except AgentError:
             return True
 
 
-def check_fit(run: Runner, facts: NtfsFacts, device: Path) -> None:
+def check_fit(facts: NtfsFacts, device: Path) -> None:
     """Raise SourceUnfit, with the command that helps, if Windows is not done with it."""
-    if is_hibernated(run, device):
+    if is_hibernated(device):
         raise SourceUnfit(
             (f"Windows on {device} is hibernated, or was shut down by its fast startup",),
             hint="start that system and run: shutdown /s /t 0 (with fast startup turned off: "
@@ -145,7 +146,9 @@ class _Volume:
 
     def facts(self) -> NtfsFacts:
         record = self._record(_VOLUME)
-        flags = struct.unpack_from("<H", self._value(self._attribute(record, 0x70)), 10)[0]
+        flags = struct.unpack_from(
+            "<H", self._value(self._attribute(record, _VOLUME_INFORMATION)), 10
+        )[0]
         return NtfsFacts(
             uuid=f"{self._serial:016X}",
             label=self._label(record),
@@ -181,6 +184,33 @@ class _Volume:
             return b""
         return read_at(self._fd, first * self.cluster_bytes, 512, self._device)
 
+    def sleeping(self) -> Iterator[int]:
+        """Yield the numbers of the files that the root directory names `hiberfil.sys`."""
+        for data in self._root():
+            low = data.lower()
+            at = low.find(_SLEEP_FILE)
+            while at >= 0:
+                if at >= _NAME_AT and data[at - 2] == len(_SLEEP_FILE) // 2:
+                    yield int.from_bytes(data[at - _NAME_AT : at - _NAME_AT + 6], "little")
+                at = low.find(_SLEEP_FILE, at + 1)
+
+    def _root(self) -> Iterator[bytes]:
+        """Yield what holds the entries of the root directory."""
+        record = self._record(_ROOT)
+        for attribute in self._attributes(record):
+            kind = int.from_bytes(attribute[:4], "little")
+            if kind == _ATTRIBUTE_LIST:
+                raise NotReadable(f"the root directory of {self._device} is in many pieces")
+            if kind == _INDEX_ROOT:
+                yield attribute
+            if kind == _INDEX_ALLOCATION:
+                for first, count in self._runs(attribute):
+                    begin, end = first * self.cluster_bytes, (first + count) * self.cluster_bytes
+                    for at in range(begin, end, _INDEX_BYTES):
+                        data = read_at(self._fd, at, _INDEX_BYTES, self._device)
+                        if data[:4] == b"INDX":
+                            yield self._fixed(data, b"INDX")
+
     def _label(self, record: bytes) -> str:
         try:
             name = self._attribute(record, _VOLUME_NAME)
@@ -197,10 +227,10 @@ class _Volume:
             offset -= count * self.cluster_bytes
         raise self._bad(f"there is no file record {number}")
 
-    def _fixed(self, record: bytes) -> bytes:
+    def _fixed(self, record: bytes, magic: bytes = b"FILE") -> bytes:
         """Return a record with the ends of its sectors put back. Raises AgentError if torn."""
         where, count = struct.unpack_from("<HH", record, 4)
-        if record[:4] != b"FILE" or count - 1 != len(record) // _STRIDE:
+        if record[:4] != magic or count - 1 != len(record) // _STRIDE:
             raise self._bad("a file record cannot be right")
         mark = record[where : where + 2]
         data = bytearray(record)
@@ -213,17 +243,22 @@ class _Volume:
 
     def _attribute(self, record: bytes, kind: int) -> bytes:
         """Return the nameless attribute of this kind. Raises AgentError if there is none."""
-        at = struct.unpack_from("<H", record, 20)[0]
-        while at + 8 <= len(record):
-            found, size = struct.unpack_from("<II", record, at)
-            if found == _END or not 24 <= size <= len(record) - at:
-                break
+        for attribute in self._attributes(record):
+            found = int.from_bytes(attribute[:4], "little")
             if found == _ATTRIBUTE_LIST and kind == _DATA:
                 raise NotReadable(f"a system file of {self._device} is in many pieces")
-            if found == kind and record[at + 9] == 0:
-                return record[at : at + size]
-            at += size
+            if found == kind and attribute[9] == 0:
+                return attribute
         raise self._bad(f"a file record has no attribute {kind:#x}")
+
+    def _attributes(self, record: bytes) -> Iterator[bytes]:
+        at = struct.unpack_from("<H", record, 20)[0]
+        while at + 8 <= len(record):
+            kind, size = struct.unpack_from("<II", record, at)
+            if kind == _END or not 24 <= size <= len(record) - at:
+                return
+            yield record[at : at + size]
+            at += size
 
     def _value(self, attribute: bytes) -> bytes:
         size, at = struct.unpack_from("<IH", attribute, 16)
