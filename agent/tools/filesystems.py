@@ -295,7 +295,7 @@ def grow(run: Runner, node: Path, content: Content, mount_dir: Path) -> None:
         case F2fs():
             f2fs.grow_f2fs(run, node)
         case Ntfs():
-            ntfs.grow_ntfs(node)
+            ntfs.grow_ntfs(run, node)
         case Exfat() | Vfat() | Swap() | Raw() | BootCode() | MbrGap():
             pass
         case _:
@@ -314,7 +314,7 @@ def check(run: Runner, node: Path, content: Content) -> None:
         case F2fs():
             f2fs.check_f2fs(run, node)
         case Ntfs():
-            ntfs.check_ntfs(node)
+            ntfs.check_ntfs(run, node)
         case Exfat():
             exfat.check_exfat(run, node)
         case Vfat():
