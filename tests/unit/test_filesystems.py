@@ -12,11 +12,12 @@ from agent.tools.bitmaps import clear_runs, mirrored
 from agent.tools.btrfs import feature_names, is_readable
 from agent.tools.btrfs_map import BtrfsFacts
 from agent.tools.dumpe2fs import check_clean, parse_facts
+from agent.tools.fat import FatShape, parse_table
 from agent.tools.mke2fs import ext_words
 from agent.tools.mkfs_fat import fat_bits
 from agent.tools.mkfs_xfs import xfs_words
 from agent.tools.xfs import xfs_facts
-from agent.units import MiB
+from agent.units import Extent, MiB
 from tests.unit.fake_run import FakeRun
 
 UUID = "5f1c9a52-0c63-4a0e-9a5a-8f8e21d5a0ff"
@@ -146,6 +147,27 @@ def test_runs_of_clear_bits_go_on_from_piece_to_piece() -> None:
     assert mirrored(b"\x80\x03") == b"\x01\xc0"
     with pytest.raises(ValueError, match="16 bits"):
         list(clear_runs([b"\xff\xff"], 17))
+
+
+def test_what_is_too_short_for_a_cluster_at_the_end_of_a_fat_is_kept() -> None:
+    shape = FatShape(
+        bits=16,
+        table_offset=512,
+        table_bytes=16384,
+        data_offset=40960,
+        cluster_bytes=4096,
+        clusters=5000,
+        size_bytes=40960 + 5000 * 4096 + 3072,
+        sector_bytes=512,
+        uuid="93E1-EE89",
+        is_dirty=False,
+    )
+    table = bytearray(shape.table_bytes)
+    rest = Extent(40960 + 5000 * 4096, 3072)
+    assert list(parse_table(shape, bytes(table))) == [Extent(0, 40960), rest]
+    table[2 * 5001 : 2 * 5002] = b"\xff\xff"  # the last cluster
+    joined = Extent(rest.offset - 4096, 4096 + 3072)
+    assert list(parse_table(shape, bytes(table))) == [Extent(0, 40960), joined]
 
 
 def test_an_external_journal_is_refused_with_the_remedy() -> None:
