@@ -14,3 +14,4 @@ SCRATCH_OTHER: tuple[tuple[str, Literal["ahci", "nvme", "multipath"]], ...] = (
     ("SCRATCH-NVME", "nvme"),
     ("SCRATCH-PATHS", "multipath"),
 )
+SCRATCH_OTHER_BYTES = 128 * MiB

@@ -20,14 +20,14 @@ from tests.guest.conftest import sh
 
 KEY = b"a pass phrase"
 UUID = "5f1c9a52-0c63-4a0e-9a5a-8f8e21d5a0ff"
-QUICK = ("--pbkdf-force-iterations=4", "--pbkdf-memory=65536", "--pbkdf-parallel=1")
+QUICK = ("--pbkdf=pbkdf2", "--pbkdf-force-iterations=1000")
 OLD = ("--type=luks1", "--pbkdf-force-iterations=1000")
-SIZE = 64 * MiB
+SIZE = 32 * MiB
 
 
 @pytest.fixture
 def device(tmp_path: Path) -> Iterator[Path]:
-    """A loop device of 64 MiB."""
+    """A loop device of 32 MiB."""
     file = tmp_path / "disk"
     with file.open("wb") as writer:
         writer.truncate(SIZE)

@@ -29,7 +29,8 @@ from tests.guest import SCRATCH_BYTES
 from tests.guest.conftest import sh
 
 SECRET = b"what nobody may read "
-PLACES = (0, 17 * KiB, 100 * MiB + 512 * 7, 300 * MiB, SCRATCH_BYTES - 32 * KiB)
+PLACES = (17 * KiB, 70 * MiB + 512 * 7, 100 * MiB, -32 * KiB)
+"""Where the secret is written; from the end if below zero."""
 JOB = "j-0123456789ab"
 VIRTIO, SATA, NVME = "SCRATCH-0", "SCRATCH-SATA", "SCRATCH-NVME"
 
@@ -49,12 +50,16 @@ def serial(request: pytest.FixtureRequest) -> Iterator[str]:
     sh("udevadm", "settle")
 
 
+def bytes_of(disk: Path) -> int:
+    return int(sh("blockdev", "--getsize64", disk))
+
+
 def soil(disk: Path) -> None:
     sh("sfdisk", "--quiet", disk, stdin="label: gpt\nsize=64MiB, type=L\n")
     sh("udevadm", "settle")
     with disk.open("r+b") as file:
-        for place in PLACES[1:]:
-            file.seek(place)
+        for place in PLACES:
+            file.seek(place, os.SEEK_END if place < 0 else os.SEEK_SET)
             file.write(SECRET * 700)
         file.flush()
         os.fsync(file.fileno())
@@ -63,7 +68,7 @@ def soil(disk: Path) -> None:
 def secrets_on(disk: Path) -> int:
     sh("blockdev", "--flushbufs", disk)
     data = disk.read_bytes()
-    assert len(data) == SCRATCH_BYTES
+    assert len(data) == bytes_of(disk)
     return data.count(SECRET)
 
 
@@ -82,13 +87,13 @@ def test_zeros_are_written_and_certified(serial: str) -> None:
     disk = device_of(serial)
     assert secrets_on(disk) > 2000
     result, told = run_wipe(spec(serial, WipeMethod.ZERO, verify=Verify.FULL))
-    assert disk.read_bytes().count(0) == SCRATCH_BYTES
+    assert disk.read_bytes().count(0) == bytes_of(disk)
     certificate = convert(result["certificate"], Certificate, "certificate")
     (line,) = certificate.disks
-    assert (line.serial, line.path, line.size_bytes) == (serial, str(disk), SCRATCH_BYTES)
+    assert (line.serial, line.path, line.size_bytes) == (serial, str(disk), bytes_of(disk))
     assert (line.method, certificate.job) == (Way.ZERO, JOB)
     assert line.verified is not None
-    assert (line.verified.read_bytes, line.verified.zeros) == (SCRATCH_BYTES, True)
+    assert (line.verified.read_bytes, line.verified.zeros) == (line.size_bytes, True)
     assert line.started_at < line.ended_at
     kinds = [type(one) for one in told]
     assert kinds.index(PlanMade) < kinds.index(StepStarted) < kinds.index(Progressed)
@@ -212,7 +217,7 @@ def test_a_byte_that_is_left_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     disk = device_of(NVME)
     soil(disk)
     with disk.open("r+b") as file:
-        file.write(os.urandom(SCRATCH_BYTES // 2))
+        file.write(os.urandom(64 * MiB))
         os.fsync(file.fileno())
     monkeypatch.setattr(erase_disk, "erase", lambda *_: None)
     for method in (WipeMethod.ZERO, WipeMethod.SECURE_ERASE):

@@ -14,7 +14,7 @@ from typing import Any
 from agent.units import MiB
 from images.cpio import cpio_bytes
 from images.tree import Tree, make_file, make_folder
-from tests.guest import SCRATCH, SCRATCH_BYTES, SCRATCH_OTHER
+from tests.guest import SCRATCH, SCRATCH_BYTES, SCRATCH_OTHER, SCRATCH_OTHER_BYTES
 from tests.harness.disks import make_disk
 from tests.harness.machine import Disk, Hardware, Kernel, Machine, Nic
 
@@ -56,7 +56,8 @@ def run_in_guest(
         disk = make_disk(folder / f"{serial}.raw", SCRATCH_BYTES)
         disks.append(Disk(disk, serial, sector_bytes=sector_bytes))
     for serial, bus in SCRATCH_OTHER:
-        disks.append(Disk(make_disk(folder / f"{serial}.raw", SCRATCH_BYTES), serial, bus))
+        disk = make_disk(folder / f"{serial}.raw", SCRATCH_OTHER_BYTES)
+        disks.append(Disk(disk, serial, bus))
     hardware = Hardware(
         "guest",
         memory_mib=2048,
