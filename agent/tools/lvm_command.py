@@ -33,4 +33,4 @@ def lvm(
     seen = [word for device in devices for word in ("--devices", device)]
     program, *rest = words
     config = f"{_CONFIG} {more}".strip()
-    return run([program, *seen, "--config", config, *rest], timeout_s=_TIMEOUT_S, ok=ok)
+    return run(["lvm", program, *seen, "--config", config, *rest], timeout_s=_TIMEOUT_S, ok=ok)
