@@ -97,6 +97,8 @@ class Web:
         except BaseException:
             response.close()
             raise
+        if method == "HEAD" or response.headers.get("Content-Length") == "0":
+            response.content  # noqa: B018  # its end is seen, so the connection is used again
         return response
 
     def whole(

@@ -145,3 +145,18 @@ def test_an_upload_that_points_elsewhere_stays_here(world: World) -> None:
     client = make_client(world.url, "secret")
     assert client.start_upload().location == f"{world.url}/v2/demo/blobs/uploads/mine"
     client.close()
+
+
+def test_a_capture_keeps_its_connections(world: World) -> None:
+    """A new connection for each piece would begin slowly each time, and shake hands for TLS."""
+    seen: set[object] = set()
+    count = [0]
+
+    def watch(handler: Handler) -> bool:
+        seen.add(handler.client_address)
+        count[0] += 1
+        return False
+
+    upload_lie(world, watch)
+    assert count[0] > 10
+    assert len(seen) <= 3  # the thread that uploads, and the one that waits for all
