@@ -238,7 +238,7 @@ def without_order(content: Content) -> tuple[str, frozenset[str]]:
 
 
 # ext4 is journaled, FAT and exFAT have a mark of their own, btrfs has a log tree after an fsync.
-UNCLEAN = ("ext4", "xfs", "btrfs", "f2fs", "ntfs", "exfat", "fat32")
+UNCLEAN = ("ext4", "xfs", "btrfs", "f2fs", "exfat", "fat32")
 
 
 @pytest.mark.parametrize("name", UNCLEAN)
@@ -250,8 +250,7 @@ def test_one_that_was_not_unmounted_is_unfit(
     made(kind, source)
     with mounted(source, mounted_on, kind):
         (mounted_on / "first").write_bytes(b"first" * 1000)
-        if kind.mount != "ntfs3":  # it takes its mark away while it syncs
-            os.sync()
+        os.sync()
         with (mounted_on / "second").open("wb") as file:
             file.write(b"second" * 1000)
             file.flush()
@@ -263,6 +262,13 @@ def test_one_that_was_not_unmounted_is_unfit(
     assert len(found.unfit) == 1
     assert "not unmounted cleanly" in found.unfit[0] or "not shut down cleanly" in found.unfit[0]
     assert ": " in found.unfit[0]
+
+
+def test_an_ntfs_that_windows_is_to_check_is_unfit(source: Path) -> None:
+    """As ntfsresize leaves it; ntfs3 of Linux 6.12 was not seen to set that mark."""
+    made(KINDS["ntfs"], source)
+    sh("ntfsresize", "--force", "--no-progress-bar", "--size", "200M", source)
+    assert "chkdsk /f" in facts(source).unfit[0]
 
 
 def test_a_windows_that_sleeps_is_unfit(source: Path, mounted_on: Path) -> None:
