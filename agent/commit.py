@@ -68,7 +68,8 @@ def write_commit(
 ) -> None:
     """Make the disks of `plan` boot. `heads` has the first bytes of each withheld volume.
 
-    `codes` has the boot code of each disk that gets some. Raises DiskError; then `invalidate` must follow.
+    `codes` has the boot code of each disk that gets some. Raises DiskError; then `invalidate` must
+    follow.
     """
     if verified.plan_digest != plan.digest:
         raise DiskError("what was verified is not what is to be committed")

@@ -20,6 +20,12 @@ _V090_MOST: Final = 2 * TiB
 _COPIES: Final = re.compile(r"(near|far|offset)=(\d{1,2})")
 
 
+NOT_RUN: Final = {
+    MdLevel.LINEAR: "the kernel of the boot image (6.12) has no linear arrays",
+}
+"""Levels that the agent cannot start, and why."""
+
+
 def is_redundant(level: MdLevel) -> bool:
     """Return whether the array bears the loss of a member."""
     return level not in (MdLevel.LINEAR, MdLevel.RAID0)

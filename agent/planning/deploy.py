@@ -46,7 +46,7 @@ from agent.planning.presets import nearest_shape, storage_for
 from agent.planning.programs import missing_programs
 from agent.planning.refusals import duplicates, objections, valuables
 from agent.planning.reshape import left_behind, reshape_objections, reshape_steps
-from agent.planning.same_shape import Shaped, growing_volume, nodes_below, same_shape
+from agent.planning.same_shape import Shaped, growing_volume, nodes_below, same_shape, size_of
 from agent.planning.soundness import about_layout
 from agent.planning.stack import (
     committed,
@@ -54,7 +54,6 @@ from agent.planning.stack import (
     making,
     name_of,
     place_of,
-    size_of,
     system_mounts,
     table_of,
     withheld,

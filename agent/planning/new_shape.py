@@ -15,6 +15,7 @@ from agent.model.inventory import Drive
 from agent.model.layout import (
     Layout,
 )
+from agent.model.md_size import usable_bytes
 from agent.model.nodes import (
     BIOS_BOOT_TYPE,
     ESP_TYPE,
@@ -50,7 +51,7 @@ from agent.model.storage import (
     Storage,
 )
 from agent.model.template import TemplateConfig
-from agent.planning.capacity import array_bytes, group_bytes, payload_bytes
+from agent.planning.capacity import group_bytes, payload_bytes
 from agent.planning.free_space import ALIGNMENT
 from agent.planning.new_volume import new_volume
 from agent.planning.tables import Room
@@ -310,7 +311,7 @@ def _array(making: _Making, action: RaidAction) -> None:
         bitmap=level not in (MdLevel.RAID0, MdLevel.LINEAR),
         size_bytes=0,
     )
-    size = array_bytes(plain, sizes[: len(action.devices)])
+    size = usable_bytes(plain, sizes[: len(action.devices)])
     if size <= 0:
         making.wrong.append(f"{action.id}: {level} of {len(action.devices)} disks cannot be")
         return

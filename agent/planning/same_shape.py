@@ -4,15 +4,15 @@ Nothing moves but swap behind the partition that grows: boot code knows some par
 place. What a partition gains goes up through arrays, LUKS and groups to the volume that is grown.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final
 
 from msgspec.structs import replace
 
 from agent.model.filesystems import can_grow
 from agent.model.inventory import Drive
 from agent.model.layout import Btrfs, Layout, Swap, Volume
+from agent.model.md_size import usable_bytes
 from agent.model.nodes import (
     Array,
     Disk,
@@ -21,7 +21,6 @@ from agent.model.nodes import (
     Luks,
     LvKind,
     Mbr,
-    MdLevel,
     MdMetadata,
     Node,
     Partition,
@@ -29,9 +28,6 @@ from agent.model.nodes import (
 )
 from agent.planning.tables import Room, grown, moved_hybrid
 from agent.units import MiB, align_down, format_bytes
-
-_MD_GRAIN: Final = 4 * MiB
-"""md rounds members down to chunks; this is more than any chunk in use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,9 +147,8 @@ def _gains(
     for node in layout.nodes:
         match node:
             case Array():
-                more = array_gain(node, [gain.get(member, 0) for member in node.members if member])
-                gain[node.id] = more
-                yield node.id, replace(node, size_bytes=node.size_bytes + more)
+                gain[node.id] = array_gain(node, layout, gain)
+                yield node.id, replace(node, size_bytes=node.size_bytes + gain[node.id])
             case Luks():
                 gain[node.id] = gain.get(node.on, 0)
                 yield node.id, replace(node, size_bytes=node.size_bytes + gain[node.id])
@@ -171,30 +166,14 @@ def _gains(
                 pass
 
 
-def array_gain(array: Array, members: Iterable[int]) -> int:
-    """Return by how much an array grows, at least, whose members grow by `members` bytes."""
-    gains = [align_down(gain, _MD_GRAIN) for gain in members]
-    if not gains or array.metadata is MdMetadata.IMSM:
+def array_gain(array: Array, layout: Layout, gain: Mapping[str, int]) -> int:
+    """Return by how much an array grows, at least, when its members grow by `gain`."""
+    if array.metadata is MdMetadata.IMSM:
         return 0
-    count, least = len(array.members), min(gains)
-    match array.level:
-        case MdLevel.LINEAR | MdLevel.RAID0:
-            # md cannot reshape these by --size: they are made at the new size
-            return sum(gains) if array.level is MdLevel.LINEAR else count * least
-        case MdLevel.RAID1:
-            return least
-        case MdLevel.RAID4 | MdLevel.RAID5:
-            return (count - 1) * least
-        case MdLevel.RAID6:
-            return (count - 2) * least
-        case MdLevel.RAID10:
-            return align_down(count * least // copies_of(array), MiB)
-
-
-def copies_of(array: Array) -> int:
-    """Return how often RAID 10 keeps each block: `near=2` is twice."""
-    _, _, number = array.layout.partition("=")
-    return int(number) if number.isdecimal() and int(number) > 0 else 2
+    there = [member for member in array.members if member]
+    before = [size_of(layout, member) for member in there]
+    after = [size + gain.get(member, 0) for member, size in zip(there, before, strict=True)]
+    return max(0, usable_bytes(array, after) - usable_bytes(array, before))
 
 
 def lv_gain(lv: LogicalVolume, layout: Layout, gain: Mapping[str, int]) -> int:
@@ -208,6 +187,14 @@ def lv_gain(lv: LogicalVolume, layout: Layout, gain: Mapping[str, int]) -> int:
     if lv.lv is LvKind.STRIPED:
         return max(0, align_down(gain.get(lv.on, 0), lv.stripes * group.extent_bytes))
     return 0
+
+
+def size_of(layout: Layout, node_id: str) -> int:
+    """Return how many bytes a node offers to what stands on it."""
+    node = layout.node(node_id)
+    if isinstance(node, VolumeGroup):
+        return sum(one.size_bytes for one in node.physical)
+    return node.size_bytes
 
 
 def _extents(gain: int, group: VolumeGroup) -> int:

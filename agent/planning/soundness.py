@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from itertools import chain
 
 from agent.model.layout import BootCode, Layout, MbrGap, Volume
+from agent.model.md_size import NOT_RUN, copies
 from agent.model.nodes import (
     MBR_PENDING_TYPE,
     PENDING_TYPE,
@@ -24,7 +25,7 @@ from agent.model.nodes import (
     VolumeGroup,
 )
 from agent.planning.free_space import overlaps
-from agent.planning.same_shape import copies_of, mount_points
+from agent.planning.same_shape import mount_points
 from agent.planning.tables import logical_objections
 
 _MBR_MOST_BYTES_IN_SECTORS = 2**32
@@ -174,6 +175,8 @@ def _about_array(where: str, layout: Layout, array: Array) -> Iterator[str]:
     if count < _LEAST_MEMBERS[array.level]:
         yield f"{where} is a {array.level} of {count}"
         return
+    if why := NOT_RUN.get(array.level):
+        yield f"{where} is {array.level}: {why}"
     present = [_offered(layout, member) for member in array.members if member]
     lost = {MdLevel.RAID1: count - 1, MdLevel.RAID6: 2, MdLevel.RAID10: count // 2}
     bearable = lost.get(array.level, 1 if array.level in (MdLevel.RAID4, MdLevel.RAID5) else 0)
@@ -196,7 +199,8 @@ def _most(array: Array, present: list[int]) -> int:
         case MdLevel.RAID6:
             return (count - 2) * least
         case MdLevel.RAID10:
-            return count * least // copies_of(array)
+            near, far = copies(array.layout)
+            return count * least // (near * far)
 
 
 def _about_lv(where: str, layout: Layout, lv: LogicalVolume) -> Iterator[str]:

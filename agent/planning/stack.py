@@ -83,14 +83,6 @@ def place_of(layout: Layout, volume: Volume) -> Place:
             return Place(node=node.id)
 
 
-def size_of(layout: Layout, node_id: str) -> int:
-    """Return how many bytes a node offers to what stands on it."""
-    node = layout.node(node_id)
-    if isinstance(node, VolumeGroup):
-        return sum(one.size_bytes for one in node.physical)
-    return node.size_bytes
-
-
 def making(layout: Layout) -> Iterator[DeployStep]:
     """Yield the steps that make what lies between the partitions and the volumes."""
     for node in layout.nodes:

@@ -12,6 +12,7 @@ from agent.model.found import FoundContent, FoundDisk, FoundSystem
 from agent.model.inventory import Drive
 from agent.model.keys import DiskKey, keys_for
 from agent.model.layout import Raw, Vfat
+from agent.model.md_size import NOT_RUN
 from agent.model.nodes import ESP_TYPE, Array, Gpt, Luks, Mbr, Node, Partition
 from agent.model.nodes import Disk as DiskNode
 from agent.source.tags import probe_tags
@@ -73,6 +74,8 @@ class _Looking:
     contents: dict[str, FoundContent] = field(default_factory=dict)
     unseen: list[str] = field(default_factory=list)
     pieces: dict[str, list[str]] = field(default_factory=lambda: {MD: [], CRYPT: [], LVM: []})
+    has_new_members: bool = False
+    """Members of groups were found that no group has been looked for on."""
     unfit: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -122,9 +125,10 @@ class _Looking:
         )
 
     def see_more(self) -> bool:
-        """Look at what has not been looked at, open what it carries; return whether there was."""
-        if not self.unseen:
-            return False
+        """Look at what has not been looked at, open what it carries; return whether there was.
+
+        Groups come after arrays and LUKS: they may have members on both.
+        """
         waiting, self.unseen = self.unseen, []
         fresh: dict[str, list[str]] = {MD: [], CRYPT: [], LVM: []}
         for node_id in waiting:
@@ -137,9 +141,11 @@ class _Looking:
             self._assemble(fresh[MD])
         for node_id in fresh[CRYPT]:
             self._unlock(node_id)
-        if fresh[LVM]:
+        self.has_new_members |= bool(fresh[LVM])
+        if self.has_new_members and not self.unseen:
+            self.has_new_members = False
             self._activate()
-        return True
+        return bool(self.unseen) or self.has_new_members
 
     def _see(self, node_id: str) -> str | None:
         path = self.paths[node_id]
@@ -191,6 +197,9 @@ class _Looking:
         for number, found in enumerate(md_arrays.find_arrays(members), start=begun):
             self.unfit += found.unfit
             self.notes += found.notes
+            if found.array and (why := NOT_RUN.get(found.array.level)):
+                self.unfit.append(f"{found.name} is {found.array.level}: {why}")
+                continue
             if found.unfit or found.array is None:
                 continue
             array = replace(found.array, id=f"md{number}")

@@ -34,6 +34,7 @@ class Bench:
             opened.truncate(size_mib * MiB)
         words = ["losetup", "--find", "--show", "--partscan", f"--sector-size={sector_bytes}"]
         device = Path(sh(*words, file).strip())
+        sh("blockdev", "--setrw", device)  # the kernel remembers what an earlier disk was
         self.made.append(device)
         return device
 

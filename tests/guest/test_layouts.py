@@ -58,7 +58,6 @@ SAME: dict[str, Callable[[Bench], Source]] = {
     "RAID 5 of three": layouts.md("5", 3),
     "RAID 6 of four": layouts.md("6", 4),
     "RAID 10 of four": layouts.md("10", 4),
-    "linear": layouts.md("linear", 2),
     "RAID 1, metadata 0.90": layouts.md("1", 2, "--metadata=0.90"),
     "RAID 1 of bare disks": layouts.md_whole_disks,
     "LVM of two disks, striped": layouts.lvm(),
