@@ -27,14 +27,14 @@ disk0  30.0 GiB
 [1 |                             md-root                              ]
 ├─ 1  1.0 MiB
 └─ 2  30.0 GiB
-   └─ raid1 md-root of 2, 29.9 GiB
+   └─ raid1 md-root of 2, 30.0 GiB
       └─ ext /
 
 disk1  30.0 GiB
 [1 |                             md-root                              ]
 ├─ 1  1.0 MiB
 └─ 2  30.0 GiB
-   └─ raid1 md-root of 2, 29.9 GiB
+   └─ raid1 md-root of 2, 30.0 GiB
 """
 
 
