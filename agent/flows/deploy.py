@@ -1,5 +1,6 @@
 """From a template to a disk: choose, plan, show, apply."""
 
+import dataclasses
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -7,9 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from agent.apply import Host, apply
 from agent.commit import COMMITTED, read_record
 from agent.errors import DiskError
+from agent.flows.hwraid import prepare_hardware_raid
 from agent.flows.network import network_files
 from agent.flows.workplace import Workplace, peak_memory_bytes
 from agent.model.event import Level, Logged, PlanMade
@@ -28,9 +32,8 @@ from agent.store.template import Template, open_template
 from agent.stream.progress import slowest
 from agent.stream.restore import restore_volume, volume_bytes
 from agent.stream.verify import verify_volume
-from agent.stream.view import VolumeView
+from agent.stream.view import volume_device
 from agent.system.command import Runner
-from agent.system.nbd import attached
 from agent.trust.claims import template_name
 from agent.trust.templates import TrustedTemplate, require_signature
 from agent.units import Extent
@@ -102,12 +105,9 @@ class TemplateSource:
 
     @contextmanager
     def view(self, volume: str) -> Iterator[Path]:
-        with VolumeView(self.template, volume) as view:
-            sector = sector_of(self.template.config.layout, volume)
-            with attached(
-                self.run, view.size_bytes, sector, view.read, cancel=view.cancel
-            ) as device:
-                yield device
+        sector = sector_of(self.template.config.layout, volume)
+        with volume_device(self.run, self.template, volume, sector) as (view, device):
+            yield device
             self.fetched_bytes += view.statistics.bytes_fetched
 
     def _add(self, seconds: Mapping[str, float]) -> None:
@@ -154,6 +154,9 @@ def deploy(place: Workplace, spec: DeploySpec, reference: str, job: str) -> dict
         text = f"{finished.path} holds this job's deployment, complete: nothing is written again"
         place.report(Logged(level=Level.WARNING, message=text))
         return {"disk": finished.identity, "template": reference, "found_complete": True}
+    if spec.hardware_raid is not None:
+        trust_template(place, spec.template, reference)  # before anything is changed
+        place = with_volumes(place, spec)
     plan, template, trusted = make_plan(place, spec, reference, job)
     place.report(PlanMade(text=render_page(plan, trusted), digest=plan.digest))
     serials = {Path(disk.target.path): disk.target.serial for disk in plan.disks}
@@ -184,6 +187,15 @@ def deploy(place: Workplace, spec: DeploySpec, reference: str, job: str) -> dict
         "seconds": round(time.monotonic() - began, 1),
         "peak_memory_bytes": peak_memory_bytes(),
     }
+
+
+def with_volumes(place: Workplace, spec: DeploySpec) -> Workplace:
+    """Return the place with the disks that it has once its RAID controllers' volumes are made."""
+    prepared = prepare_hardware_raid(
+        place.run, spec, place.inventory.disks, place.report, place.confirm_claim
+    )
+    inventory = msgspec.structs.replace(place.inventory, disks=prepared.disks)
+    return dataclasses.replace(place, inventory=inventory)
 
 
 def sector_of(layout: Layout, volume_id: str) -> int:

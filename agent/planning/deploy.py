@@ -6,6 +6,7 @@ from typing import Final
 from agent.errors import PlanRefused
 from agent.model.inventory import Drive, Inventory
 from agent.model.job import DeploySpec, Verify
+from agent.model.keys import keys_for
 from agent.model.layout import (
     BootCode,
     Layout,
@@ -80,6 +81,7 @@ def plan_deploy(
     wanted = wanted_storage(inventory, template, spec, drives)
     reasons = list(objections(inventory, template, spec, drives, same=wanted is None))
     if wanted is None:
+        reasons += locked(template.layout, spec)
         if reasons:
             raise PlanRefused(tuple(reasons))
         shape = same_shape(template.layout, drives, spec.grow)
@@ -87,6 +89,7 @@ def plan_deploy(
         shape = Shaped(new_shape(wanted, template, drives, job))
         reasons += about_layout("the layout that is asked for", shape.layout)
         reasons += reshape_objections(template, shape.layout)
+        reasons += locked(shape.layout, spec)
         if template.os:
             reasons += missing_programs(template.os, shape.layout, (Firmware(inventory.firmware),))
         if reasons:
@@ -121,6 +124,16 @@ def plan_deploy(
             *(() if wanted is None else left_behind(template.layout)),
         ),
     )
+
+
+def locked(layout: Layout, spec: DeploySpec) -> Iterator[str]:
+    """Yield the containers that nothing in the job opens from now on."""
+    for node in layout.nodes:
+        if isinstance(node, Luks) and not keys_for(spec.keys, uuid=node.uuid, node=node.id):
+            yield (
+                f"{node.id} is encrypted anew and the job brings no key for it: "
+                "--luks-passphrase FILE, or --luks-key FILE"
+            )
 
 
 def wanted_storage(

@@ -4,6 +4,7 @@ import pytest
 
 from agent.errors import PlanRefused
 from agent.model.job import DeploySpec
+from agent.model.keys import DiskKey
 from agent.model.layout import Ext, Xfs
 from agent.model.nodes import Array, Luks, MdLevel, VolumeGroup
 from agent.model.plan import Plan
@@ -44,7 +45,7 @@ def plan(layout: Shape | Storage, disks: int = 1, size: int = 30 * GiB) -> Plan:
         for number in range(disks)
     }
     template = make_template(os=make_os(tools=None))
-    spec = DeploySpec(template="demo", layout=layout)
+    spec = DeploySpec(template="demo", layout=layout, keys=(DiskKey(passphrase="x"),))
     return plan_deploy(make_inventory(*drives.values()), template, spec, drives, JOB)
 
 
