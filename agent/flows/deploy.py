@@ -156,7 +156,7 @@ def deploy(place: Workplace, spec: DeploySpec, reference: str, job: str) -> dict
         return {"disk": finished.identity, "template": reference, "found_complete": True}
     if spec.hardware_raid is not None:
         trust_template(place, spec.template, reference)  # before anything is changed
-        place = with_volumes(place, spec)
+        place, spec = with_volumes(place, spec)
     plan, template, trusted = make_plan(place, spec, reference, job)
     place.report(PlanMade(text=render_page(plan, trusted), digest=plan.digest))
     serials = {Path(disk.target.path): disk.target.serial for disk in plan.disks}
@@ -189,13 +189,17 @@ def deploy(place: Workplace, spec: DeploySpec, reference: str, job: str) -> dict
     }
 
 
-def with_volumes(place: Workplace, spec: DeploySpec) -> Workplace:
-    """Return the place with the disks that it has once its RAID controllers' volumes are made."""
+def with_volumes(place: Workplace, spec: DeploySpec) -> tuple[Workplace, DeploySpec]:
+    """Make the volumes of RAID controllers; return the place and the job with the disks they are."""
     prepared = prepare_hardware_raid(
         place.run, spec, place.inventory.disks, place.report, place.confirm_claim
     )
     inventory = msgspec.structs.replace(place.inventory, disks=prepared.disks)
-    return dataclasses.replace(place, inventory=inventory)
+    disks = {**(spec.disks or {}), **prepared.roles} or None
+    return (
+        dataclasses.replace(place, inventory=inventory),
+        msgspec.structs.replace(spec, disks=disks),
+    )
 
 
 def sector_of(layout: Layout, volume_id: str) -> int:
