@@ -190,7 +190,7 @@ def deploy(place: Workplace, spec: DeploySpec, reference: str, job: str) -> dict
 
 
 def with_volumes(place: Workplace, spec: DeploySpec) -> tuple[Workplace, DeploySpec]:
-    """Make the volumes of RAID controllers; return the place and the job with the disks they are."""
+    """Make the volumes of RAID controllers; return place and job with the disks that they are."""
     prepared = prepare_hardware_raid(
         place.run, spec, place.inventory.disks, place.report, place.confirm_claim
     )
