@@ -158,7 +158,7 @@ class _Choice:
                 text = f"{len(found)} disks match ({asked}), one is wanted: {names}"
             else:
                 text = f"none of {len(self.drives)} disks is the one meant ({asked})"
-            lines.append(f"{role}: {text}")
+            lines.append(f"{role}: {text}" if several else text)
             lines.extend(render_candidates(verdicts, role if several else None))
         role = missing[0]
         candidates = _matching(self._with_taken(self.verdicts(role))) or list(self.drives)
