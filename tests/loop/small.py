@@ -5,7 +5,7 @@ Partitions get their device nodes from losetup, so the kernel need not read part
 
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -98,6 +98,9 @@ class FakeSource:
 
     def small(self, volume: str, max_bytes: int) -> bytes:
         return self.volumes[volume]
+
+    def view(self, volume: str) -> AbstractContextManager[Path]:
+        raise NotImplementedError(f"nobody copies {volume} here")
 
 
 @dataclass(frozen=True)
