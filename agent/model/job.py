@@ -119,8 +119,10 @@ class DeploySpec(Value, frozen=True, kw_only=True, tag="deploy", tag_field="kind
     finish: Finish = Finish.REBOOT
 
     def __post_init__(self) -> None:
-        if self.disks is not None and self.disk != DiskHints():
-            raise ValueError("say `disk` or `disks`, one of them")
+        made = self.hardware_raid.volumes if self.hardware_raid else ()
+        named = self.disks is not None or any(volume.role for volume in made)
+        if named and self.disk != DiskHints():
+            raise ValueError("say `disk`, or `disks` and roles of volumes: one of them")
 
 
 class CaptureSpec(Value, frozen=True, kw_only=True, tag="capture", tag_field="kind"):

@@ -27,6 +27,7 @@ from agent.model.hwraid import (
     VirtualDrive,
 )
 from agent.model.inventory import Drive, Found
+from agent.model.job import DeploySpec
 from agent.model.wire import BadDocument, convert
 from agent.units import GiB
 
@@ -366,3 +367,11 @@ def test_rows_that_are_none_are_passed_over() -> None:
 def test_progress(row: dict[str, Any], percent: int | None) -> None:
     assert parse_progress([row]) == percent
     assert parse_progress({}) is None
+
+
+def test_a_volume_that_becomes_a_disk_leaves_no_room_for_hints_about_it() -> None:
+    job = {"kind": "deploy", "template": "a", "hardware_raid": {"volumes": [of(0, 1)]}}
+    assert convert({**job, "disk": {"serial": "x"}}, DeploySpec, "job").hardware_raid
+    with_role = {**job, "hardware_raid": {"volumes": [{**of(0, 1), "role": "disk0"}]}}
+    with pytest.raises(BadDocument, match="one of them"):
+        convert({**with_role, "disk": {"serial": "x"}}, DeploySpec, "job")
