@@ -1,16 +1,10 @@
-"""What LUKS and groups surely offer of what they stand on. Pure; arrays: `agent.model.md_size`."""
+"""What volume groups surely offer. Pure; arrays: agent.model.md_size, LUKS: agent.model.luks."""
 
 from typing import Final
 
 from agent.units import MiB, align_down
 
-_LUKS2_HEAD_BYTES: Final = 16 * MiB
 _PV_HEAD_BYTES: Final = 2 * MiB
-
-
-def payload_bytes(device_bytes: int) -> int:
-    """Return what is inside a LUKS2 container with an ordinary header."""
-    return max(0, device_bytes - _LUKS2_HEAD_BYTES)
 
 
 def group_bytes(device_bytes: int, extent_bytes: int) -> int:

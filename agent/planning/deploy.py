@@ -50,6 +50,7 @@ from agent.planning.reshape import left_behind, reshape_objections, reshape_step
 from agent.planning.same_shape import Shaped, growing_volume, nodes_below, same_shape, size_of
 from agent.planning.soundness import about_layout
 from agent.planning.stack import (
+    UnixFiles,
     committed,
     legs_of,
     making,
@@ -247,7 +248,7 @@ def finishing(
         Checked(node=volume.on, content=volume.content)
         for volume in layout.volumes
         if not isinstance(volume.content, Swap | Raw | BootCode | MbrGap)
-        and not withheld(layout, volume)
+        and (isinstance(volume.content, UnixFiles) or not withheld(layout, volume))
     )
     if checked:
         yield CheckFilesystems(checked=checked)

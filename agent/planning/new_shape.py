@@ -10,11 +10,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from msgspec.structs import replace
+
 from agent.errors import PlanRefused
 from agent.model.inventory import Drive
 from agent.model.layout import (
     Layout,
 )
+from agent.model.luks import payload_bytes
 from agent.model.md_size import usable_bytes
 from agent.model.nodes import (
     BIOS_BOOT_TYPE,
@@ -51,7 +54,7 @@ from agent.model.storage import (
     Storage,
 )
 from agent.model.template import TemplateConfig
-from agent.planning.capacity import group_bytes, payload_bytes
+from agent.planning.capacity import group_bytes
 from agent.planning.free_space import ALIGNMENT
 from agent.planning.new_volume import new_volume
 from agent.planning.tables import Room
@@ -315,26 +318,14 @@ def _array(making: _Making, action: RaidAction) -> None:
     if size <= 0:
         making.wrong.append(f"{action.id}: {level} of {len(action.devices)} disks cannot be")
         return
-    making.nodes[action.id] = Array(
-        id=plain.id,
-        members=plain.members,
-        spares=plain.spares,
-        level=plain.level,
-        metadata=plain.metadata,
-        chunk_bytes=plain.chunk_bytes,
-        layout=plain.layout,
-        uuid=plain.uuid,
-        name=plain.name,
-        bitmap=plain.bitmap,
-        size_bytes=size,
-    )
+    making.nodes[action.id] = replace(plain, size_bytes=size)
 
 
 def _crypt(making: _Making, action: CryptAction) -> None:
     sizes = _sizes(making, action.id, (action.volume,))
     if sizes is None:
         return
-    making.nodes[action.id] = Luks(
+    plain = Luks(
         id=action.id,
         on=action.volume,
         version=2,
@@ -342,8 +333,9 @@ def _crypt(making: _Making, action: CryptAction) -> None:
         cipher="aes-xts-plain64",
         key_bytes=64,
         name=action.dm_name,
-        size_bytes=payload_bytes(sizes[0]),
+        size_bytes=0,
     )
+    making.nodes[action.id] = replace(plain, size_bytes=payload_bytes(plain, sizes[0]))
 
 
 def _group(making: _Making, action: GroupAction) -> None:

@@ -139,7 +139,7 @@ def withheld(layout: Layout, volume: Volume) -> tuple[Run, ...]:
     """
     match layout.node(volume.on):
         case Disk(sector_bytes=sector) if not isinstance(volume.content, BootCode | MbrGap):
-            return ((0, min(max(sector, 4 * KiB), volume.size_bytes)),)
+            return _boot_area(volume, sector)
         case _:
             pass
     legs = legs_of(layout, volume.on)
@@ -148,6 +148,17 @@ def withheld(layout: Layout, volume: Volume) -> tuple[Run, ...]:
     if fat or unknown:
         return ((0, min(HEAD_BYTES, volume.size_bytes)),)
     return ()
+
+
+def _boot_area(volume: Volume, sector_bytes: int) -> tuple[Run, ...]:
+    """Return what a BIOS would run of a filesystem on a bare disk. It stays mountable without."""
+    match volume.content:
+        case Xfs():
+            return ()  # its superblock is the first thing there
+        case Ext() | F2fs():
+            return ((0, KiB),) if sector_bytes <= KiB else ()
+        case _:
+            return ((0, min(HEAD_BYTES, volume.size_bytes)),)
 
 
 def committed(layout: Layout, disk: PlannedDisk, *, renewed: bool = False) -> CommittedDisk:

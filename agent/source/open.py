@@ -246,6 +246,8 @@ class _Looking:
             key_bytes=header.key_bytes,
             sector_bytes=header.sector_bytes,
             tokens=header.tokens,
+            kdf=header.kdf,
+            offset_bytes=header.offset_bytes,
             size_bytes=block.size_bytes(opened),
         )
         self._add(node, opened)

@@ -110,7 +110,7 @@ def gpt(root: str = "ext4", sector_bytes: int = 512) -> Callable[[Bench], Source
         table(
             disk,
             "label: gpt\nsize=1MiB, type=21686148-6449-6E6F-744E-656564454649\n"
-            "size=40MiB, type=U\nsize=16MiB, type=S\n,\n",
+            "size=40MiB, type=U\nsize=16MiB, type=S\nsize=+\n",
         )
         with_boot_code(disk)
         make("vfat", f"{disk}p2")
@@ -125,8 +125,8 @@ def mbr_logical(bench: Bench) -> Source:
     disk = bench.disk()
     table(
         disk,
-        "label: dos\nstart=2048, size=64MiB, type=83, bootable\nsize=250MiB, type=5\n"
-        "size=32MiB, type=82\nsize=200MiB, type=83\n",
+        "label: dos\n1: start=2048, size=64MiB, type=83, bootable\n2: size=250MiB, type=5\n"
+        "5: size=32MiB, type=82\n6: size=200MiB, type=83\n",
     )
     with_boot_code(disk)
     with disk.open("r+b") as file:
@@ -152,7 +152,7 @@ def _legs(bench: Bench, count: int, size_mib: int = 224) -> tuple[Path, ...]:
         table(
             disk,
             "label: gpt\nsize=1MiB, type=21686148-6449-6E6F-744E-656564454649\n"
-            "size=34MiB, type=R\n, type=R\n",
+            "size=34MiB, type=R\nsize=+, type=R\n",
         )
     with_boot_code(*disks)
     return disks
@@ -194,7 +194,7 @@ def lvm(root: str = "ext4") -> Callable[[Bench], Source]:
     def build(bench: Bench) -> Source:
         disks = (bench.disk(448), bench.disk(448))
         for disk in disks:
-            table(disk, "label: gpt\nsize=40MiB, type=L\n, type=V\n")
+            table(disk, "label: gpt\nsize=40MiB, type=L\nsize=+, type=V\n")
         with_boot_code(disks[0])
         sh("pvcreate", "--yes", *(f"{disk}p2" for disk in disks))
         sh("vgcreate", "--yes", "vg-sys", *(f"{disk}p2" for disk in disks))
@@ -218,7 +218,7 @@ def lvm(root: str = "ext4") -> Callable[[Bench], Source]:
 
 def thin(bench: Bench) -> Source:
     disk = bench.disk(448)
-    table(disk, "label: gpt\n, type=V\n")
+    table(disk, "label: gpt\nsize=+, type=V\n")
     with_boot_code(disk)
     sh("pvcreate", "--yes", f"{disk}p1")
     sh("vgcreate", "--yes", "vgt", f"{disk}p1")
@@ -234,7 +234,7 @@ def thin(bench: Bench) -> Source:
 def luks(version: str = "2") -> Callable[[Bench], Source]:
     def build(bench: Bench) -> Source:
         disk = bench.disk()
-        table(disk, "label: gpt\nsize=40MiB, type=L\n, type=L\n")
+        table(disk, "label: gpt\nsize=40MiB, type=L\nsize=+, type=L\n")
         with_boot_code(disk)
         make("ext4", f"{disk}p1")
         device = _crypt(f"{disk}p2", version)
@@ -270,7 +270,9 @@ def lvm_on_luks_on_md(bench: Bench) -> Source:
 
 def btrfs_subvolumes(bench: Bench) -> Source:
     disk = bench.disk(400)
-    table(disk, "label: gpt\nsize=1MiB, type=21686148-6449-6E6F-744E-656564454649\n, type=L\n")
+    table(
+        disk, "label: gpt\nsize=1MiB, type=21686148-6449-6E6F-744E-656564454649\nsize=+, type=L\n"
+    )
     with_boot_code(disk)
     make("btrfs", f"{disk}p2")
     top = bench.folder / "top"
