@@ -28,7 +28,8 @@ def target_disks(
     if spec.layout is Shape.AUTO and spec.disks is not None and set(spec.disks) != set(ids):
         ids, alike, needs = _named(tuple(spec.disks), template)
     roles = asked_roles(spec.disk, spec.disks, ids)
-    return pick_disks(roles, drives, needs=needs, interchangeable=alike)
+    # for one disk, what it lacks is said better by the objections of the plan
+    return pick_disks(roles, drives, needs=needs if len(ids) > 1 else None, interchangeable=alike)
 
 
 _Asked = tuple[tuple[str, ...], tuple[frozenset[str], ...], dict[str, int]]

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from agent.model.inventory import Board
+from agent.model.wire import encode
+from agent.units import GiB
 from netboot.cli.words import main
 from tests.contracts.api_server import (
     MACHINE,
@@ -22,6 +24,8 @@ from tests.contracts.api_server import (
     make_inventory,
 )
 from tests.contracts.api_templates import push_template
+from tests.unit import make_plan
+from tests.unit.make_plan import make_drive
 
 Call = Callable[..., tuple[int, str, str]]
 KEY = "ssh-ed25519 " + "A" * 68 + " ada@example"
@@ -78,6 +82,7 @@ def test_a_deployment_with_everything(api: Api, call: Call, tmp_path: Path) -> N
         *("--hostname", "web1.example", "--authorized-key", str(tmp_path / "key")),
         *("--network", str(tmp_path / "net.yaml"), "--disk-serial", "S1", "--no-grow"),
         *("--consent", "LVM2_member", "--verify", "full", "--finish", "poweroff", "--json"),
+        *("--layout", "lvm"),
     )
     assert status == 0, err
     job = json.loads(out)
@@ -86,6 +91,10 @@ def test_a_deployment_with_everything(api: Api, call: Call, tmp_path: Path) -> N
     assert job["spec"] == {
         "kind": "deploy",
         "template": "demo",
+        "disks": None,
+        "hardware_raid": None,
+        "keys": [],
+        "layout": "lvm",
         "disk": {**dict.fromkeys(job["spec"]["disk"]), "serial": "S1"},
         "network": {"version": 2, "ethernets": {}},
         "identity": {"hostname": "web1.example", "authorized_keys": [KEY]},
@@ -256,3 +265,24 @@ def test_machines_are_listed_shown_and_forgotten(api: Api, call: Call) -> None:
     assert call("machine", "rm", "5254.0012.3456")[0] == 2
     assert call("machine", "rm", "525400123456")[0] == 0
     assert json.loads(call("machine", "ls", "--json")[1]) == []
+
+
+def test_a_plan_is_drawn_for_an_inventory_before_anybody_touches_it(
+    api: Api, call: Call, tmp_path: Path
+) -> None:
+    push_template(api)
+    file = tmp_path / "server.json"
+    drive = make_drive(size_bytes=64 * GiB)
+    file.write_bytes(encode(make_plan.make_inventory(drive, firmware="uefi", arch="x86_64")))
+    status, out, err = call("plan", "demo", "--inventory", str(file))
+    assert status == 0, err
+    assert "This machine's disks afterwards:" in out
+    assert "└─ ext /" in out
+    assert "Steps (until the last one is done nothing here boots):" in out
+    plan = json.loads(call("plan", "demo", "--inventory", str(file), "--json")[1])
+    assert [disk["target"]["path"] for disk in plan["disks"]] == ["/dev/vda"]
+    small = make_drive(size_bytes=GiB)
+    file.write_bytes(encode(make_plan.make_inventory(small, firmware="uefi")))
+    status, _, err = call("plan", "demo", "--inventory", str(file))
+    assert status == 3
+    assert "/dev/vda has 1.0 GiB" in err
