@@ -1,40 +1,61 @@
-"""Component tests that want a kernel of their own, run inside one guest as its root."""
+"""Component tests that want a kernel of their own, run inside guests as their root."""
 
-import dataclasses
 from pathlib import Path
 
 import pytest
 
 from tests.harness.guest import GuestTest, run_in_guest
 
-pytestmark = pytest.mark.qemu
+pytestmark = [pytest.mark.qemu, pytest.mark.alone]
 
-# Those of tests/loop that need nothing but what the image has; the host may lack the privilege.
-PATHS = (
-    "tests/guest",
-    "tests/loop/test_block.py",
-    "tests/loop/test_command.py",
-)
+# One guest each. Those of tests/loop need nothing but what the image has; the host may lack the
+# privilege.
+BUNDLES = {
+    "layouts": ("tests/guest/test_layouts.py",),
+    "stacks": (
+        "tests/guest/test_md.py",
+        "tests/guest/test_lvm.py",
+        "tests/guest/test_luks.py",
+        "tests/guest/test_tables.py",
+        "tests/guest/test_guards.py",
+    ),
+    "files": (
+        "tests/guest/test_filesystems.py",
+        "tests/guest/test_view.py",
+        "tests/guest/test_nbd.py",
+        "tests/guest/test_subvolumes.py",
+        "tests/guest/test_sandbox.py",
+    ),
+    "rest": (
+        "tests/guest/test_probe.py",
+        "tests/guest/test_volumes.py",
+        "tests/guest/test_wipe.py",
+        "tests/loop/test_block.py",
+        "tests/loop/test_command.py",
+    ),
+}
+TIMEOUT_S = 2400
 
 
-@pytest.fixture(scope="module")
-def results(run_folder: Path, image: Path) -> tuple[GuestTest, ...]:
-    folder = run_folder / "guest"
+def test_no_file_is_forgotten() -> None:
+    there = {f"tests/guest/{path.name}" for path in Path("tests/guest").glob("test_*.py")}
+    named = {path for paths in BUNDLES.values() for path in paths}
+    assert there <= named
+
+
+@pytest.mark.parametrize("bundle", BUNDLES)
+def test_in_a_guest(bundle: str, run_folder: Path, image: Path) -> None:
+    folder = run_folder / f"guest-{bundle}"
     folder.mkdir()
-    return run_in_guest(PATHS, folder, image)
-
-
-@pytest.mark.parametrize("path", PATHS)
-def test_in_a_guest(path: str, results: tuple[GuestTest, ...]) -> None:
-    ours = [one for one in results if one.name.startswith(path)]
-    failed = [one for one in ours if one.outcome == "failed"]
+    results = run_in_guest(BUNDLES[bundle], folder, image, timeout_s=TIMEOUT_S)
+    failed = [one for one in results if one.outcome == "failed"]
     assert not failed, "\n\n".join(f"{one.name}\n{one.text}" for one in failed)
-    assert any(one.outcome == "passed" for one in ours), f"nothing of {path} ran"
-    skipped = [dataclasses.asdict(one) for one in ours if one.outcome == "skipped"]
-    if path == "tests/guest":
-        assert not skipped
+    for path in BUNDLES[bundle]:
+        assert passed(results, path), f"nothing of {path} ran"
+    ours = [one for one in results if one.name.startswith("tests/guest")]
+    assert not [one.name for one in ours if one.outcome == "skipped"]
+    assert (results[-1].name, results[-1].outcome) == ("pytest", "passed"), results[-1].text
 
 
-def test_the_guest_ends_as_it_should(results: tuple[GuestTest, ...]) -> None:
-    last = results[-1]
-    assert (last.name, last.outcome) == ("pytest", "passed"), last.text
+def passed(results: tuple[GuestTest, ...], path: str) -> bool:
+    return any(one.name.startswith(path) and one.outcome == "passed" for one in results)
