@@ -40,6 +40,7 @@ _FALLOC_PUNCH_HOLE: Final = 0x02
 _FALLOC_KEEP_SIZE: Final = 0x01
 _REREAD_TRIES: Final = 20
 _REREAD_PAUSE_S: Final = 0.5
+_NODE_PAUSE_S: Final = 0.05
 
 
 def is_block_device(path: StrPath) -> bool:
@@ -133,6 +134,18 @@ def reread_table(path: StrPath) -> None:
 def settle(run: Runner, timeout_s: int = 30) -> None:
     """Wait until udev has handled what the kernel told it."""
     run(["udevadm", "settle", f"--timeout={timeout_s}"], timeout_s=timeout_s + 10)
+
+
+def wait_for_node(path: Path, timeout_s: float = 10.0) -> None:
+    """Wait until the kernel shows a device. Raises DiskError if it does not.
+
+    Without udev: while disks are held, its queue never empties (`agent.system.hold`).
+    """
+    until = time.monotonic() + timeout_s
+    while not path.exists():
+        if time.monotonic() > until:
+            raise DiskError(f"{path} did not appear within {timeout_s:.0f} s")
+        time.sleep(_NODE_PAUSE_S)
 
 
 def flush(path: StrPath) -> None:

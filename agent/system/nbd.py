@@ -257,7 +257,7 @@ def _claim(run: Runner, kernels: socket.socket) -> tuple[Path, int]:
     """Return a free device and its descriptor, our socket set: that is what claims it."""
     if not (_SYS / "nbd0").exists():
         run(["modprobe", "nbd", "nbds_max=32", "max_part=0"])
-        block.settle(run)
+        block.wait_for_node(Path("/dev/nbd0"))
     names = (entry.name for entry in _SYS.iterdir() if _NAME.fullmatch(entry.name))
     for name in sorted(names, key=lambda name: int(name[3:])):
         if (_SYS / name / "pid").exists() or (_SYS / name / "size").read_text().strip() != "0":

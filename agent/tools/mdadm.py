@@ -5,6 +5,7 @@ link that udev makes later. The name in the superblock is what the captured syst
 """
 
 import re
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -51,6 +52,8 @@ _DEVICE_NAME: Final = re.compile(r"md\d{1,4}")
 _POSIX_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _ZEROING_TIMEOUT_S: Final = 4 * 3600.0
 _GROWS: Final = frozenset({"raid1", "raid4", "raid5", "raid6", "raid10"})
+_STOP_TRIES: Final = 20
+_STOP_PAUSE_S: Final = 0.5
 _FIRST_NUMBER: Final = 100
 
 
@@ -72,7 +75,7 @@ def assemble_read_only(run: Runner, device_name: str, devices: Sequence[Path]) -
     for device in devices:
         block.set_read_only(device, True)
     run(["mdadm", "--assemble", target, "--config=none", "--readonly", "--run", *devices])
-    block.settle(run)
+    block.wait_for_node(target)
     block.set_read_only(target, True)
     return target
 
@@ -108,7 +111,7 @@ def make_array(
         equal=len(sizes) == 1,
     )
     run(words, timeout_s=_ZEROING_TIMEOUT_S)
-    block.settle(run)
+    block.wait_for_node(target)
     return target
 
 
@@ -156,10 +159,16 @@ def make_words(
 
 
 def stop(run: Runner, device: Path) -> None:
-    """Stop the array; all that it holds is then on its members."""
-    block.settle(run)
+    """Stop the array; all that it holds is then on its members.
+
+    udev may look at it for a moment, which keeps it busy: tried again for ten seconds.
+    """
+    for _ in range(_STOP_TRIES):
+        answer = run(["mdadm", "--stop", device], ok=(0, 1))
+        if answer.status == 0:
+            return
+        time.sleep(_STOP_PAUSE_S)
     run(["mdadm", "--stop", device])
-    block.settle(run)
 
 
 def grow_to_members(run: Runner, device: Path) -> int:
@@ -177,7 +186,6 @@ def grow_to_members(run: Runner, device: Path) -> int:
     run(["mdadm", "--grow", device, "--size=max"])
     if bitmap:
         run(["mdadm", "--grow", device, "--bitmap=internal"])
-    block.settle(run)
     return block.size_bytes(device)
 
 

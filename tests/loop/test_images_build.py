@@ -218,4 +218,4 @@ def test_the_same_input_gives_the_same_bytes_and_they_are_few(tmp_path: Path) ->
     done = subprocess.run(argv, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     files = json.loads(done.stdout)["files"]
-    assert files["vmlinuz"]["size_bytes"] + files["initrd.img"]["size_bytes"] <= 76 * MiB
+    assert files["vmlinuz"]["size_bytes"] + files["initrd.img"]["size_bytes"] <= 72 * MiB
