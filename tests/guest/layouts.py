@@ -270,7 +270,8 @@ def lvm_on_luks_on_md(bench: Bench) -> Source:
 
 def btrfs_subvolumes(bench: Bench) -> Source:
     disk = bench.disk(400)
-    table(
+    head = "label: gpt\nsize=1MiB, type=21686148-6449-6E6F-744E-656564454649\n"
+    table(disk, f"{head}size=+, type=L\n")
         disk, "label: gpt\nsize=1MiB, type=21686148-6449-6E6F-744E-656564454649\nsize=+, type=L\n"
     )
     with_boot_code(disk)
