@@ -272,8 +272,6 @@ def btrfs_subvolumes(bench: Bench) -> Source:
     disk = bench.disk(400)
     head = "label: gpt\nsize=1MiB, type=21686148-6449-6E6F-744E-656564454649\n"
     table(disk, f"{head}size=+, type=L\n")
-        disk, "label: gpt\nsize=1MiB, type=21686148-6449-6E6F-744E-656564454649\nsize=+, type=L\n"
-    )
     with_boot_code(disk)
     make("btrfs", f"{disk}p2")
     top = bench.folder / "top"
