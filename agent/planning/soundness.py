@@ -28,7 +28,7 @@ from agent.planning.free_space import overlaps
 from agent.planning.same_shape import mount_points
 from agent.planning.tables import logical_objections
 
-_MBR_MOST_BYTES_IN_SECTORS = 2**32
+_MBR_MOST_BYTES_IN_SECTORS = 2**32 - 1
 _LEAST_MEMBERS = {
     MdLevel.LINEAR: 1,
     MdLevel.RAID0: 1,

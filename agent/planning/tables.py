@@ -10,7 +10,8 @@ from agent.model.table import PlannedPartition, PlannedTable
 from agent.planning.free_space import ALIGNMENT, usable
 from agent.units import Extent, align_down, align_up
 
-_MBR_SECTORS = 2**32
+_MBR_SECTORS = 2**32 - 1
+"""An MBR counts in 32 bits, and sfdisk leaves the last sector that they could name alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +175,7 @@ def moved_hybrid(
         if first >= _MBR_SECTORS:
             data[at : at + 16] = bytes(16)
             continue
-        size = min(size, _MBR_SECTORS - 1)
+        size = min(size, _MBR_SECTORS)
         data[at + 8 : at + 16] = first.to_bytes(4, "little") + size.to_bytes(4, "little")
     return data.hex()
 

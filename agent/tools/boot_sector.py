@@ -114,12 +114,13 @@ def is_filesystem(sector: bytes | bytearray) -> bool:
     """Return whether a first sector is that of a FAT on the bare disk, not an MBR.
 
     Both end in the same two bytes. What decides is the kernel's rule: an MBR's entries all begin
-    with 0 or 80, and one that names nothing counts less than FAT's own header.
+    with 0 or 80, and one that names nothing counts less than FAT's own header. mkfs.vfat names the
+    whole disk from its first sector on, which is nothing new.
     """
     entries = [
         sector[at : at + _ENTRY_BYTES] for at in range(_ENTRIES_AT, _SIGNATURE_AT, _ENTRY_BYTES)
     ]
-    names_something = any(entry[4] and any(entry[12:16]) for entry in entries)
+    names_something = any(entry[4] and any(entry[8:12]) and any(entry[12:16]) for entry in entries)
     if names_something and all(entry[0] in (0, 0x80) for entry in entries):
         return False
     cluster = sector[13]

@@ -20,8 +20,8 @@ _PLAIN: Final = frozenset(
 BOOTABLE: Final = "bootable"
 """The attribute of an MBR partition that is active."""
 _FIRST_PARTITION_BYTES: Final = 1024 * 1024
-_MBR_SECTORS: Final = 2**32
-"""An MBR counts in 32 bits."""
+_MBR_SECTORS: Final = 2**32 - 1
+"""An MBR counts in 32 bits, and sfdisk leaves the last sector that they could name alone."""
 
 
 @dataclass(frozen=True, slots=True)

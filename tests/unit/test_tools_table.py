@@ -169,10 +169,10 @@ def test_an_mbr_has_no_names_and_an_active_partition() -> None:
 
 
 def test_an_mbr_reaches_two_tebibytes() -> None:
-    table_script(make_mbr(mbr_part(1, TiB, TiB, "83")))
-    table_script(make_mbr(mbr_part(1, 8 * TiB, 8 * TiB, "83"), sector_bytes=4096))
-    with pytest.raises(ValueError, match="partition 1 ends at .*, an MBR at 2199023255552"):
-        table_script(make_mbr(mbr_part(1, TiB, TiB + MiB, "83")))
+    table_script(make_mbr(mbr_part(1, TiB, TiB - 512, "83")))
+    table_script(make_mbr(mbr_part(1, 8 * TiB, 8 * TiB - 4096, "83"), sector_bytes=4096))
+    with pytest.raises(ValueError, match="partition 1 ends at .*, an MBR at 2199023255040"):
+        table_script(make_mbr(mbr_part(1, TiB, TiB, "83")))
 
 
 DOS = """{
@@ -237,6 +237,9 @@ def test_a_fat_on_the_bare_disk_is_no_table() -> None:
     sector = fat_sector()
     assert is_filesystem(sector)
     sector[446:462] = b"\x33" * 16  # its code goes on where an MBR has entries
+    assert is_filesystem(sector)
+    sector[446:462] = bytes.fromhex("80000000000000000000000000001000")
+    sector[446 + 4] = 0x0C  # as mkfs.vfat of Debian 13 does: the whole disk, from sector 0 on
     assert is_filesystem(sector)
     # a table whose boot loader keeps a FAT's header in front (syslinux, isohybrid)
     sector[446:462] = bytes.fromhex("80202100839f0c1200080000004f0000")
