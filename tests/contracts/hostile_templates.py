@@ -317,7 +317,7 @@ MANIFEST: dict[str, Callable[[Maker], str]] = {
 CONFIG: dict[str, Callable[[Maker], str]] = {
     **{
         f"format {name}": lambda maker, value=value: maker.config(
-            good_config(maker).replace(b'"format":2', b'"format":%d' % value)
+            good_config(maker).replace(b'"format":3', b'"format":%d' % value)
         )
         for name, value in NUMBERS.items()
     },
@@ -331,8 +331,8 @@ CONFIG: dict[str, Callable[[Maker], str]] = {
     "a key twice, within": lambda maker: maker.config(
         good_config(maker).replace(b'"volumes":', b'"volumes":[],"volumes":')
     ),
-    "NaN": lambda maker: maker.config(good_config(maker).replace(b'"format":2', b'"format":NaN')),
-    "nested deep": lambda maker: maker.config(b'{"format":2,"os":' + b"[" * 10**6),
+    "NaN": lambda maker: maker.config(good_config(maker).replace(b'"format":3', b'"format":NaN')),
+    "nested deep": lambda maker: maker.config(b'{"format":3,"os":' + b"[" * 10**6),
     "nested deep, unknown": lambda maker: maker.config(
         twice(b'"x":' + b"[" * 10**6 + b"]" * 10**6, good_config(maker))
     ),
