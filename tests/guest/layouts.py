@@ -297,7 +297,7 @@ echo "made of $(cat /etc/fstab)" >/boot/initrd.img
 """
 _GRUB_INSTALL = """#!/bin/sh
 for disk; do :; done
-case $disk in /dev/*) yes boots | dd of=$disk bs=440 count=1 conv=notrunc ;; esac
+case $disk in /dev/*) echo boots | dd of=$disk bs=440 count=1 conv=notrunc ;; esac
 mkdir -p /boot/grub
 """
 
@@ -307,7 +307,7 @@ def _system(where: Path) -> None:
     busybox = Path(shutil.which("busybox") or "/usr/bin/busybox")
     (where / "bin").mkdir(exist_ok=True)
     shutil.copy(busybox.resolve(), where / "bin/busybox")
-    for name in ("sh", "cat", "dd", "yes", "mkdir", "echo"):
+    for name in ("sh", "cat", "dd", "mkdir", "echo"):
         (where / "bin" / name).symlink_to("busybox")
     scripts = {
         "update-initramfs": _UPDATE_INITRAMFS,
