@@ -181,6 +181,8 @@ def _become(order: dict[str, Any]) -> NoReturn:
         kept = KEPT_CAPABILITIES | ({CAP_SYS_ADMIN} if order["mapper"] else set())
         drop_capabilities(kept)
         install_filter()
+        # Python ignores it, and so would every pipe of the program's scripts
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         argv = order["argv"]
         os.execvpe(argv[0], argv, _ENVIRONMENT)  # noqa: S606
     except OSError as error:
