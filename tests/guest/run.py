@@ -46,7 +46,7 @@ def main() -> None:
         "-rN",
         "--tb=short",
     ]
-    status = pytest.main([*words, *(_HOME / "guest-tests").read_text().split()], [recorder])
+    status = pytest.main([*words, *(_HOME / "guest-tests").read_text().splitlines()], [recorder])
     recorder.add("pytest", "passed" if status in (0, 1) else "failed", 0, f"status {status}")
     data = json.dumps(recorder.found).encode()
     disk = Path("/dev/disk/by-id/virtio-RESULTS")

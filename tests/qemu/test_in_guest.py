@@ -43,11 +43,18 @@ def test_no_file_is_forgotten() -> None:
     assert there <= named
 
 
-@pytest.mark.parametrize("bundle", BUNDLES)
-def test_in_a_guest(bundle: str, run_folder: Path, image: Path) -> None:
-    folder = run_folder / f"guest-{bundle}"
+@pytest.mark.parametrize(
+    ("bundle", "which"),
+    [
+        *((bundle, "not full") for bundle in BUNDLES),
+        pytest.param("layouts", "full", marks=pytest.mark.full),
+    ],
+)
+def test_in_a_guest(bundle: str, which: str, run_folder: Path, image: Path) -> None:
+    folder = run_folder / f"guest-{bundle}-{which.replace(' ', '-')}"
     folder.mkdir()
-    results = run_in_guest(BUNDLES[bundle], folder, image, timeout_s=TIMEOUT_S)
+    words = (*BUNDLES[bundle], "-m", which)
+    results = run_in_guest(words, folder, image, timeout_s=TIMEOUT_S)
     failed = [one for one in results if one.outcome == "failed"]
     assert not failed, "\n\n".join(f"{one.name}\n{one.text}" for one in failed)
     for path in BUNDLES[bundle]:
