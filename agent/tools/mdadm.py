@@ -100,17 +100,22 @@ def make_array(
     present = [device for device in devices if device is not None]
     sizes = {block.size_bytes(device) for device in present}
     zeroes = is_redundant(array.level) and all(map(_zeroes_fast, present))
-    words = make_words(
-        array,
-        target,
-        devices,
-        spares,
-        size_bytes=size_bytes,
-        data_offset_bytes=data_offset_bytes,
-        zeroes=zeroes,
-        equal=len(sizes) == 1,
-    )
-    run(words, timeout_s=_ZEROING_TIMEOUT_S)
+
+    def words(*, zeroes: bool) -> list[str | Path]:
+        return make_words(
+            array,
+            target,
+            devices,
+            spares,
+            size_bytes=size_bytes,
+            data_offset_bytes=data_offset_bytes,
+            zeroes=zeroes,
+            equal=len(sizes) == 1,
+        )
+
+    # a member may promise to zero by command and not do it: then all is brought into step
+    if not zeroes or run(words(zeroes=True), timeout_s=_ZEROING_TIMEOUT_S, ok=(0, 1)).status:
+        run(words(zeroes=False), timeout_s=_ZEROING_TIMEOUT_S)
     block.wait_for_node(target)
     return target
 

@@ -26,6 +26,7 @@ from agent.model.storage import (
     MountAction,
     PartitionAction,
     PartitionFlag,
+    RaidAction,
     Shape,
     Storage,
 )
@@ -246,6 +247,29 @@ def xfs_root() -> Storage:
     )
 
 
+def raid5_root() -> Storage:
+    """Root on a small RAID 5; the layout of that name has a /boot of 1 GiB on each disk."""
+    disks = ("disk0", "disk1", "disk2")
+    parts = [
+        action
+        for disk in disks
+        for action in (
+            DiskAction(id=disk),
+            PartitionAction(id=f"{disk}-b", device=disk, size="1MiB", flag=PartitionFlag.BIOS_GRUB),
+            PartitionAction(id=f"{disk}-r", device=disk),
+        )
+    ]
+    members = tuple(f"{disk}-r" for disk in disks)
+    return Storage(
+        config=(
+            *parts,
+            RaidAction(id="md-root", name="root", raidlevel="5", devices=members),
+            FormatAction(id="root", volume="md-root"),
+            MountAction(id="m0", device="root", path="/"),
+        )
+    )
+
+
 @dataclass(frozen=True)
 class Other:
     source: Callable[[Bench], Source]
@@ -259,7 +283,7 @@ OTHER = {
     "xfs to a smaller xfs": Other(layouts.gpt("xfs"), Shape.SINGLE, (400,)),
     "ext4 to xfs and a /boot": Other(layouts.gpt(), xfs_root(), (450,)),
     "one disk to RAID 1": Other(layouts.gpt(), Shape.RAID1, (300, 300)),
-    "one disk to RAID 5": Other(layouts.gpt(), Shape.RAID5, (1300, 1300, 1300)),
+    "one disk to RAID 5": Other(layouts.gpt(), raid5_root(), (160, 160, 160)),
     "RAID 1 to one smaller disk": Other(layouts.md("1", 2), Shape.SINGLE, (200,)),
     "partitions to LVM": Other(layouts.gpt(), Shape.LVM, (1400,)),
     "plain to LUKS": Other(layouts.gpt(), Shape.LUKS, (1300,)),
