@@ -7,12 +7,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
+from msgspec.structs import replace
+
 from agent.errors import AgentError
 from agent.identity.configure import redaction_paths
 from agent.identity.os import identify_os
 from agent.model.found import FoundContent, FoundSystem, RedactedFile, Survey
 from agent.model.layout import Btrfs, Ext, F2fs, Xfs
-from agent.model.nodes import LogicalVolume, Luks, Node, Partition, VolumeGroup
+from agent.model.nodes import LogicalVolume, Luks, Node, NodeId, Partition, VolumeGroup
 from agent.model.steps import MountPoint
 from agent.system.command import Runner
 from agent.system.fiemap import NoPlace, file_extents
@@ -23,6 +25,7 @@ MOUNT_DIR: Final = Path("/run/metalcast/source")
 _PSEUDO: Final = frozenset(
     {"proc", "sysfs", "tmpfs", "devpts", "swap", "none", "nfs", "nfs4", "cifs"}
 )
+_MAPPED_NAME: Final = re.compile(r"[A-Za-z0-9_+.][A-Za-z0-9_+.-]{0,126}")
 _ROOT_SUBVOLUMES: Final = ("@rootfs", "@", "root", "@/.snapshots/1/snapshot")
 """Where Debian, Ubuntu, Fedora and SUSE keep `/` in a btrfs."""
 
@@ -37,15 +40,16 @@ def survey(run: Runner, found: FoundSystem, where: Path = MOUNT_DIR) -> Survey:
         for one in found.contents
         if isinstance(one.content, Ext | Xfs | Btrfs | F2fs) and not one.unfit
     }
-    roots = [(root, text) for one in candidates.values() for root, text in _roots(run, one, where)]
+    roots = [root for one in candidates.values() for root in _roots(run, one, where)]
     if not roots:
         return Survey(notes=("no filesystem on the disk is the root of a system we know",))
     notes = []
-    root, fstab = roots[0]
+    root, fstab, crypttab = roots[0]
     if len(roots) > 1:
-        names = ", ".join(mount.node for mount, _ in roots)
+        names = ", ".join(mount.node for mount, *_ in roots)
         notes.append(f"{names} each hold a system; that of {root.node} is taken")
-    mounts, strangers = parse_fstab(fstab, found)
+    mapped = parse_crypttab(crypttab, found)
+    mounts, strangers = parse_fstab(fstab, with_names(found, mapped))
     notes += [f"its fstab mounts {what}, which is not on this disk" for what in strangers]
     mounts = [root, *(mount for mount in mounts if mount.where != "/")]
     mounts.sort(key=lambda mount: mount.where)
@@ -62,14 +66,15 @@ def survey(run: Runner, found: FoundSystem, where: Path = MOUNT_DIR) -> Survey:
         os=identity,
         root=root.node,
         mounts=tuple(mounts),
+        mapped=mapped,
         redacted=redacted,
         unfit=unfit,
         notes=tuple(notes),
     )
 
 
-def _roots(run: Runner, one: FoundContent, where: Path) -> Iterator[tuple[MountPoint, str]]:
-    """Yield where in one filesystem there is the root of a system, with the text of its fstab."""
+def _roots(run: Runner, one: FoundContent, where: Path) -> Iterator[tuple[MountPoint, str, str]]:
+    """Yield where in one filesystem is the root of a system, its fstab and its crypttab."""
     subvolumes: tuple[str | None, ...] = (None,)
     if isinstance(one.content, Btrfs):
         with mounted_system(run, where, [_part(one, "/", "/")], SOURCE_OPTIONS) as tree:
@@ -80,7 +85,11 @@ def _roots(run: Runner, one: FoundContent, where: Path) -> Iterator[tuple[MountP
         with mounted_system(run, where, [_part(one, "/", subvolume)], SOURCE_OPTIONS) as tree:
             if tree.exists("/etc/fstab") or identify_os(tree):
                 mount = MountPoint(node=one.on, where="/", subvolume=subvolume)
-                yield mount, tree.read_text("/etc/fstab") or ""
+                yield (
+                    mount,
+                    tree.read_text("/etc/fstab") or "",
+                    tree.read_text("/etc/crypttab") or "",
+                )
 
 
 def _part(one: FoundContent, where: str, subvolume: str | None) -> Part:
@@ -117,6 +126,38 @@ def parse_fstab(text: str, found: FoundSystem) -> tuple[list[MountPoint], tuple[
         elif not {"nofail", "noauto"} & set(options):
             strangers.append(f"{spec} on {point}")
     return mounts, tuple(strangers)
+
+
+def parse_crypttab(text: str, found: FoundSystem) -> dict[NodeId, str]:
+    """Return what the system calls each LUKS container that is open here."""
+    below = {node.uuid.lower(): node.id for node in found.nodes if isinstance(node, Luks)}
+    partitions = {
+        part.uuid.lower(): node.id
+        for node in found.nodes
+        if isinstance(node, Luks) and isinstance(part := found.node(node.on), Partition)
+    }
+    names: dict[NodeId, str] = {}
+    for line in text.splitlines():
+        words = line.split("#")[0].split()
+        if len(words) < 2:
+            continue
+        device = words[1].strip('"').lower()
+        value = device.rpartition("=")[2].rpartition("/")[2].strip('"')
+        known = below.get(value) or partitions.get(value)
+        if known is not None and _MAPPED_NAME.fullmatch(words[0]):
+            names.setdefault(known, words[0])
+    return names
+
+
+def with_names(found: FoundSystem, mapped: Mapping[NodeId, str]) -> FoundSystem:
+    """Return `found` with its LUKS containers named as the captured system does."""
+    nodes = tuple(
+        replace(node, name=mapped[node.id])
+        if isinstance(node, Luks) and node.id in mapped
+        else node
+        for node in found.nodes
+    )
+    return replace(found, nodes=nodes)
 
 
 def find_node(spec: str, found: FoundSystem) -> str | None:

@@ -39,6 +39,8 @@ from agent.model.nodes import (
     Array,
     Disk,
     LogicalVolume,
+    Luks,
+    Node,
     Partition,
     VolumeGroup,
 )
@@ -109,7 +111,7 @@ def plan_capture(
         firmware=Firmware(inventory.firmware),
         boots=_boots(found),
         os=survey.os,
-        layout=Layout(nodes=found.nodes, volumes=tuple(volumes)),
+        layout=Layout(nodes=tuple(_named(found, survey)), volumes=tuple(volumes)),
         volumes=tuple(reads),
         redactions=tuple(
             Redaction(volume=ids[file.on], path=file.path, bytes=file.size_bytes)
@@ -117,6 +119,13 @@ def plan_capture(
         ),
         notes=tuple(_notes(found, survey, spec)),
     )
+
+
+def _named(found: FoundSystem, survey: Survey) -> Iterator[Node]:
+    """Yield the nodes, LUKS containers with the names that the system has for them."""
+    for node in found.nodes:
+        named = isinstance(node, Luks) and survey.mapped.get(node.id)
+        yield replace(node, name=named) if isinstance(node, Luks) and named else node
 
 
 def unfitness(

@@ -19,7 +19,7 @@ from agent.model.layout import (
     Vfat,
     Volume,
 )
-from agent.model.nodes import Array, Luks, NodeId, VolumeGroup
+from agent.model.nodes import BIOS_BOOT_TYPE, Array, Luks, NodeId, Partition, VolumeGroup
 from agent.model.plan import PlannedDisk
 from agent.model.steps import (
     Checked,
@@ -97,6 +97,9 @@ def _copies(layout: Layout) -> Iterator[CopiedVolume]:
 def left_behind(template: Layout) -> Iterator[str]:
     """Yield what the template has that a copy of its files does not take along."""
     for volume in template.volumes:
+        carrier = template.node(volume.on)
+        if isinstance(carrier, Partition) and carrier.type == BIOS_BOOT_TYPE:
+            continue
         kept = isinstance(volume.content, Swap | BootCode | MbrGap | UnixFiles)
         if isinstance(volume.content, Vfat):
             yield f"{name_of(volume)} is made new: files of other loaders on it are left behind"

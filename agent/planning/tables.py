@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
-from agent.model.nodes import MBR_PENDING_TYPE, PENDING_TYPE, Gpt, Partition
+from agent.model.nodes import BIOS_BOOT_TYPE, MBR_PENDING_TYPE, PENDING_TYPE, Gpt, Partition
 from agent.model.table import PlannedPartition, PlannedTable
 from agent.planning.free_space import ALIGNMENT, usable
 from agent.units import Extent, align_down, align_up
@@ -181,7 +181,11 @@ def moved_hybrid(
 
 
 def pending(table: PlannedTable, job: str) -> PlannedTable:
-    """Return `table` with every partition of the pending type, without a word that boots."""
+    """Return `table` with every partition of the pending type, without a word that boots.
+
+    Those for GRUB's core image stay what they are: nothing boots them without the first sector,
+    and grub-install finds them by their type.
+    """
     is_gpt = isinstance(table.table, Gpt)
     kind = PENDING_TYPE if is_gpt else MBR_PENDING_TYPE
     return PlannedTable(
@@ -192,7 +196,7 @@ def pending(table: PlannedTable, job: str) -> PlannedTable:
                 number=part.number,
                 offset_bytes=part.offset_bytes,
                 size_bytes=part.size_bytes,
-                type=part.type if part.is_extended else kind,
+                type=part.type if part.is_extended or part.type == BIOS_BOOT_TYPE else kind,
                 uuid=part.uuid,
                 name=f"pending:{job}" if is_gpt else "",
             )

@@ -14,7 +14,7 @@ from agent.errors import ClaimRefused, DiskError, DiskState, StepFailed, reasons
 from agent.model.event import Happening, StepStarted
 from agent.model.inventory import Drive
 from agent.model.job import Verify
-from agent.model.nodes import ESP_TYPE, PENDING_TYPE
+from agent.model.nodes import BIOS_BOOT_TYPE, ESP_TYPE, PENDING_TYPE
 from agent.model.steps import CheckFilesystems, VerifyVolume
 from agent.report import silent
 from agent.system.command import Run
@@ -76,7 +76,7 @@ def test_a_failure_leaves_a_disk_that_says_so(tmp_path: Path, disk: Path) -> Non
         assert read_boot_code(disk) == PENDING_STUB
         table = sfdisk.read_table(Run(), disk)
         assert table is not None
-        assert {part.type for part in table.partitions} == {PENDING_TYPE}
+        assert {part.type for part in table.partitions} == {BIOS_BOOT_TYPE, PENDING_TYPE}
         assert ESP_TYPE not in {part.type for part in table.partitions}
 
 

@@ -1,8 +1,10 @@
 """Which partition an fstab means."""
 
+import msgspec
 import pytest
 
-from agent.identity.survey import find_node, parse_fstab
+from agent.identity.survey import find_node, parse_crypttab, parse_fstab, with_names
+from agent.model.nodes import Luks
 from agent.model.steps import MountPoint
 from tests.unit.make_plan import guid
 from tests.unit.test_plan_capture import make_found
@@ -56,3 +58,26 @@ broken
         MountPoint(node="disk0p2", where="/boot/efi"),
     ]
     assert strangers == ("/dev/vdb1 on /data", "UUID=1-1 on /gone")
+
+
+def test_a_crypttab_names_what_is_open_and_fstab_is_read_by_it() -> None:
+    luks = Luks(
+        id="luks0",
+        on="disk0p3",
+        version=2,
+        uuid=guid(900),
+        cipher="aes-xts-plain64",
+        key_bytes=64,
+        size_bytes=1,
+    )
+    found = make_found()
+    inside = msgspec.structs.replace(found.contents[2], on="luks0", path="/dev/mapper/x")
+    found = msgspec.structs.replace(found, nodes=(*found.nodes, luks), contents=(inside,))
+    for device in (f"UUID={guid(900)}", f"/dev/disk/by-uuid/{guid(900)}", f"PARTUUID={guid(3)}"):
+        mapped = parse_crypttab(f"# mine\nvda3_crypt {device} none luks\nother /dev/sdz1\n", found)
+        assert mapped == {"luks0": "vda3_crypt"}
+    text = "/dev/mapper/vda3_crypt / ext4 defaults 0 1\n"
+    assert parse_fstab(text, with_names(found, mapped)) == (
+        [MountPoint(node="luks0", where="/")],
+        (),
+    )

@@ -7,7 +7,7 @@ import pytest
 
 from agent.model import layout as lay
 from agent.model.job import Verify
-from agent.model.nodes import PENDING_TYPE
+from agent.model.nodes import BIOS_BOOT_TYPE, PENDING_TYPE
 from agent.model.plan import Plan, Target
 from agent.model.steps import (
     CheckFilesystems,
@@ -71,7 +71,7 @@ def test_the_order_of_a_deployment() -> None:
 def test_before_the_commit_no_partition_has_a_type_that_boots() -> None:
     made = plan()
     pending = next(step for step in made.steps if isinstance(step, WritePendingTable)).table
-    assert {part.type for part in pending.partitions} == {PENDING_TYPE}
+    assert [part.type for part in pending.partitions] == [BIOS_BOOT_TYPE, *[PENDING_TYPE] * 3]
     assert {part.name for part in pending.partitions} == {f"pending:{JOB}"}
     assert [part.extent for part in pending.partitions] == [
         part.extent for part in table_of(made).partitions
