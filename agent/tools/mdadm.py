@@ -247,7 +247,7 @@ def _layout_words(array: Array, equal: bool) -> list[str]:
                 raise DiskError(
                     f"{array.id} is a RAID0 with metadata 0.90, which needs members of one size"
                 )
-            return []
+            return ["--layout=dangerous"]  # that is: none recorded
         # Members of one size have but one layout, and older kernels know no record of it.
         return [f"--layout={array.layout or ('dangerous' if equal else 'alternate')}"]
     if not array.layout or array.level in (MdLevel.LINEAR, MdLevel.RAID1, MdLevel.RAID4):

@@ -75,6 +75,7 @@ class Source:
 
 def table(disk: Path, text: str) -> None:
     sh("sfdisk", "--quiet", disk, stdin=text)
+    sh("partx", "--update", disk)  # udev may have kept the kernel from reading the table
     sh("udevadm", "settle")
 
 
