@@ -147,8 +147,7 @@ def known_files(parts: list[Part], where: Path) -> dict[str, str]:
     """Return path → facts of all files whose bytes are known, read by the kernel."""
     found: dict[str, str] = {}
     with mounted_system(RUN, where, parts, SOURCE_OPTIONS):
-        for part in parts:
-            top = where / part.where.lstrip("/") / "known"
+        for top in sorted(where.glob("**/known")):
             for path in sorted(top.rglob("*")):
                 state = path.lstat()
                 name = str(path.relative_to(where))
