@@ -18,7 +18,7 @@ from tests.harness.rootfs import storage_root
 from tests.shapes import ALONE, LEGS, PASSPHRASE, ROOT_TAR
 from tests.shapes.layouts import LEG_BYTES
 
-pytestmark = [pytest.mark.qemu, pytest.mark.alone]
+pytestmark = [pytest.mark.qemu, pytest.mark.alone, pytest.mark.full]
 
 INSIDE = ("tests/shapes/in_guest.py", "tests/shapes/in_guest_luks.py")
 GUEST_S = 2400
