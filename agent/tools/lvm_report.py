@@ -1,5 +1,6 @@
 """The volume groups on some devices, as LVM reports them, and what is not captured of them."""
 
+import dataclasses
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -92,7 +93,9 @@ def read_groups(run: Runner, devices: Mapping[NodeId, Path]) -> tuple[FoundGroup
 def parse_groups(text: str, devices: Mapping[NodeId, Path]) -> tuple[FoundGroup, ...]:
     """Return the groups in the JSON of `lvm fullreport`, its numbers in bytes."""
     try:
-        reports = [one for one in json.loads(text)["report"] if one.get("vg")]
+        told = json.loads(text)["report"]
+        listed = {row["pv_name"] for one in told for row in one.get("pv", ())}
+        reports = [one for one in told if one.get("vg")]
         read = [_Group.of(report, devices) for report in reports]
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise BadDocument(f"lvm: cannot read its report: {error!r}") from error
@@ -101,9 +104,18 @@ def parse_groups(text: str, devices: Mapping[NodeId, Path]) -> tuple[FoundGroup,
     read.sort(key=lambda group: places.index(group.members[0].on))
     names = Counter(group.vg["vg_name"] for group in read)
     try:
-        return tuple(group.found(f"vg{n}", names) for n, group in enumerate(read))
+        found = tuple(group.found(f"vg{n}", names) for n, group in enumerate(read))
     except (ValueError, KeyError, TypeError, msgspec.ValidationError) as error:
         raise BadDocument(f"lvm: cannot read its report: {error!r}") from error
+    # LVM takes one of two devices with the same UUID, and tells of that one alone
+    twins = [node_id for node_id, path in devices.items() if str(path) not in listed]
+    if not twins:
+        return found
+    why = (
+        f"{', '.join(twins)} has the UUID of another physical volume: a copy of a disk is "
+        "plugged in beside it; capture with one of them",
+    )
+    return tuple(dataclasses.replace(one, unfit=(*one.unfit, *why)) for one in found)
 
 
 @dataclass(frozen=True, slots=True)
