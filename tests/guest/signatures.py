@@ -93,12 +93,35 @@ def _group(device: Path) -> None:
     sh("vgchange", "--activate", "n", "old")
 
 
+def _nvlist(**pairs: int | str) -> bytes:
+    """Return name-value pairs as ZFS keeps them: XDR, numbers of 64 bits and strings."""
+    data = bytes.fromhex("01010000 00000000 00000001")
+    for name, value in pairs.items():
+        key = name.encode()
+        text = value.encode() if isinstance(value, str) else b""
+        kind, size = (9, len(text)) if text else (8, 0)
+        body = size.to_bytes(4, "big") + _padded(text) if text else int(value).to_bytes(8, "big")
+        body = kind.to_bytes(4, "big") + (1).to_bytes(4, "big") + body
+        body = len(key).to_bytes(4, "big") + _padded(key) + body
+        data += (len(body) + 8).to_bytes(4, "big") + (40).to_bytes(4, "big") + body
+    return data + bytes(8)
+
+
+def _padded(data: bytes) -> bytes:
+    return data + bytes(-len(data) % 4)
+
+
 def _zfs(device: Path) -> None:
-    """Four labels of 256 KiB, two at each end, each with its ring of uberblocks."""
+    """Four labels of 256 KiB, two at each end: name-value pairs, and a ring of uberblocks.
+
+    libblkid has gone by the pairs since util-linux 2.41, by the ring before.
+    """
+    pairs = _nvlist(version=5000, name="tank", state=0, txg=7, pool_guid=11, guid=12, ashift=12)
     uberblock = (0x00BAB10C).to_bytes(8, "little") + (5000).to_bytes(8, "little")
     ring = (uberblock + (7).to_bytes(8, "little")).ljust(KiB, b"\0") * 128
     label, size = 256 * KiB, size_of(device) // (256 * KiB) * (256 * KiB)
     for at in (0, label, size - 2 * label, size - label):
+        put(device, at + 16 * KiB, pairs)
         put(device, at + 128 * KiB, ring)
 
 

