@@ -16,6 +16,8 @@ BUNDLES = {
         "tests/guest/test_md.py",
         "tests/guest/test_lvm.py",
         "tests/guest/test_luks.py",
+    ),
+    "disks": (
         "tests/guest/test_tables.py",
         "tests/guest/test_guards.py",
     ),
