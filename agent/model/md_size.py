@@ -20,10 +20,13 @@ _V090_MOST: Final = 2 * TiB
 _COPIES: Final = re.compile(r"(near|far|offset)=(\d{1,2})")
 
 
-NOT_RUN: Final = {
-    MdLevel.LINEAR: "the kernel of the boot image (6.12) has no linear arrays",
-}
-"""Levels that the agent cannot start, and why."""
+def why_not(array: Array) -> str | None:
+    """Return why no such array can be started or made here, None if it can."""
+    if array.level is MdLevel.LINEAR:
+        return "the kernel of the boot image (6.12) has no linear arrays"
+    if array.level is MdLevel.RAID0 and array.metadata is MdMetadata.V0_90:
+        return "mdadm (4.4) makes no RAID 0 with metadata 0.90"
+    return None
 
 
 def is_redundant(level: MdLevel) -> bool:

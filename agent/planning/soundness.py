@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from itertools import chain
 
 from agent.model.layout import BootCode, Layout, MbrGap, Volume
-from agent.model.md_size import NOT_RUN, copies
+from agent.model.md_size import copies, why_not
 from agent.model.nodes import (
     MBR_PENDING_TYPE,
     PENDING_TYPE,
@@ -175,7 +175,7 @@ def _about_array(where: str, layout: Layout, array: Array) -> Iterator[str]:
     if count < _LEAST_MEMBERS[array.level]:
         yield f"{where} is a {array.level} of {count}"
         return
-    if why := NOT_RUN.get(array.level):
+    if why := why_not(array):
         yield f"{where} is {array.level}: {why}"
     present = [_offered(layout, member) for member in array.members if member]
     lost = {MdLevel.RAID1: count - 1, MdLevel.RAID6: 2, MdLevel.RAID10: count // 2}

@@ -12,7 +12,7 @@ from agent.model.found import FoundContent, FoundDisk, FoundSystem
 from agent.model.inventory import Drive
 from agent.model.keys import DiskKey, keys_for
 from agent.model.layout import Raw, Vfat
-from agent.model.md_size import NOT_RUN
+from agent.model.md_size import why_not
 from agent.model.nodes import ESP_TYPE, Array, Gpt, Luks, Mbr, Node, Partition
 from agent.model.nodes import Disk as DiskNode
 from agent.source.tags import probe_tags
@@ -197,7 +197,7 @@ class _Looking:
         for number, found in enumerate(md_arrays.find_arrays(members), start=begun):
             self.unfit += found.unfit
             self.notes += found.notes
-            if found.array and (why := NOT_RUN.get(found.array.level)):
+            if found.array and (why := why_not(found.array)):
                 self.unfit.append(f"{found.name} is {found.array.level}: {why}")
                 continue
             if found.unfit or found.array is None:

@@ -33,6 +33,7 @@ from agent.model.storage import (
 from agent.planning.deploy import plan_deploy
 from agent.report import silent
 from agent.source.open import opened_system
+from agent.store.body import Limits
 from agent.store.template import Template, open_template
 from agent.system import block
 from agent.system.command import Run
@@ -47,6 +48,7 @@ from tests.unit.make_plan import make_inventory
 
 KEYS = (DiskKey(passphrase=layouts.KEY),)
 RUN = Run()
+PATIENT = Limits(connect_s=20, read_s=60, window_s=60)
 
 SAME: dict[str, Callable[[Bench], Source]] = {
     "ext4 on GPT": layouts.gpt(),
@@ -121,7 +123,7 @@ def captured(bench: Bench, source: Source, where: Path) -> Iterator[Captured]:
     sh("ip", "link", "set", "lo", "up")
     registry = FakeRegistry()
     with registry.serving() as url:
-        client = make_client(url)
+        client = make_client(url, limits=PATIENT)
         place = Workplace(RUN, make_inventory(*drives), silent, client, Keyring())
         spec = CaptureSpec(
             name="demo",

@@ -36,7 +36,6 @@ CASES = [(level, MdMetadata.V1_2) for level in MdLevel if level is not MdLevel.L
     (MdLevel.RAID10, MdMetadata.V1_0),
     (MdLevel.RAID6, MdMetadata.V1_1),
     (MdLevel.RAID4, MdMetadata.V1_0),
-    (MdLevel.RAID0, MdMetadata.V0_90),
     (MdLevel.RAID0, MdMetadata.V1_0),
 ]
 
@@ -117,9 +116,7 @@ def wait(device: Path) -> None:
 def test_what_is_made_is_what_was_found(level: MdLevel, metadata: MdMetadata, loops: Loops) -> None:
     """Examined, it is the array that was asked for; read, not one byte of its members changes."""
     array = an_array(level, metadata, bitmap=level is MdLevel.RAID1)
-    equal = level is MdLevel.RAID0 and metadata is MdMetadata.V0_90
-    sizes = [12 * MiB] * 4 if equal else SIZES
-    devices = loops(*sizes[: len(array.members)])
+    devices = loops(*SIZES[: len(array.members)])
     for device in devices:  # what a member held before must do no harm
         device.write_bytes(os.urandom(4 * MiB))
     device = mdadm.make_array(RUN, array, "md100", devices)
@@ -133,7 +130,7 @@ def test_what_is_made_is_what_was_found(level: MdLevel, metadata: MdMetadata, lo
     mdadm.stop(RUN, device)
     one = found(devices)
     expected = msgspec.structs.replace(array, size_bytes=size)
-    if level is MdLevel.RAID0 and not equal:
+    if level is MdLevel.RAID0:
         expected = msgspec.structs.replace(expected, layout="alternate")
     assert one.array == expected
     assert one.unfit == ()
