@@ -14,6 +14,7 @@ from agent.flows import by_hand, start
 from agent.flows.failures import failure_of
 from agent.flows.version import version
 from agent.model.job import Verify
+from agent.model.storage import Shape
 
 _STATUS = """\
 exit status: 0 done; 1 bug in Metalcast; 2 unknown or malformed argument;
@@ -108,6 +109,17 @@ def _add_disk(verb: argparse.ArgumentParser) -> None:
     for hint in ("serial", "wwn", "model", "vendor", "hctl", "by-path", "transport", "size"):
         group.add_argument(f"--disk-{hint}", metavar=hint.upper())
     group.add_argument("--disk-name", metavar="NAME", help="as the kernel calls it today; weakest")
+    group.add_argument(
+        "--disk",
+        action="append",
+        default=[],
+        dest="role_hints",
+        metavar="ROLE:HINT=VALUE",
+        help="one of several disks: disk1:serial=XYZ; repeatable",
+    )
+    group.add_argument(
+        "--luks-passphrase", type=Path, metavar="FILE", help="its first line opens LUKS"
+    )
 
 
 def _add_deploy(verb: argparse.ArgumentParser) -> None:
@@ -117,6 +129,9 @@ def _add_deploy(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--network", type=Path, metavar="FILE", help="network-config v2, as JSON")
     verb.add_argument("--grow", default="/", metavar="MOUNT", help="gets the rest of the disk")
     verb.add_argument("--no-grow", dest="grow", action="store_const", const=None)
+    verb.add_argument(
+        "--layout", type=Shape, choices=list(Shape), default=Shape.SAME, help="another layout"
+    )
     verb.add_argument("--consent", action="append", default=[], metavar="WHAT")
     verb.add_argument("--verify", type=Verify, choices=list(Verify), default=Verify.SAMPLE)
     _add_disk(verb)

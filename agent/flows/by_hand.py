@@ -14,6 +14,7 @@ from agent.flows.deploy import NO_JOB, make_plan, render_page
 from agent.flows.deploy import deploy as deploy_flow
 from agent.flows.questions import Questions, yes_or_no
 from agent.flows.workplace import Workplace
+from agent.model.disk_words import parse_role_hints
 from agent.model.event import Happening, Level, Logged, PlanMade
 from agent.model.job import CaptureSpec, DeploySpec
 from agent.model.wire import convert, decode, pretty
@@ -71,6 +72,8 @@ def capture(args: argparse.Namespace) -> int:
             "keep_identity": args.keep_identity,
             "damaged": args.accept_damage,
             "disk": _disk(args),
+            "disks": list(parse_role_hints(args.role_hints).values()),
+            "keys": _keys(args),
         },
         CaptureSpec,
     )
@@ -150,6 +153,9 @@ def _deploy_spec(args: argparse.Namespace) -> tuple[DeploySpec, str]:
             "kind": "deploy",
             "template": args.template,
             "disk": _disk(args),
+            "disks": parse_role_hints(args.role_hints) or None,
+            "keys": _keys(args),
+            "layout": args.layout.value,
             "network": decode(_read(args.network), dict[str, Any], str(args.network))
             if args.network
             else None,
@@ -177,6 +183,12 @@ def _spec(document: dict[str, Any], kind: Any) -> Any:
         return convert(document, kind, "arguments")
     except Exception as error:
         raise UsageError(str(error)) from error
+
+
+def _keys(args: argparse.Namespace) -> list[dict[str, str]]:
+    if args.luks_passphrase is None:
+        return []
+    return [{"passphrase": _read(args.luks_passphrase).partition("\n")[0].rstrip("\r")}]
 
 
 def _disk(args: argparse.Namespace) -> dict[str, str]:
