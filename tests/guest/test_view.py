@@ -142,7 +142,7 @@ def test_a_listing_fetches_a_part(captured: Captured, tmp_path: Path) -> None:
         names = [path.lstat() for path in source.rglob("*")]
         assert len(names) > 300
         statistics = view.statistics
-            # XFS spreads its inodes over all of its groups
+        # XFS spreads its inodes over all of its groups
         most = statistics.chunks / 2 if captured.kind == "ext4" else statistics.chunks
         assert 0 < statistics.chunks_fetched < most, statistics
         assert block.is_read_only(Path("/dev") / in_use()[0])
