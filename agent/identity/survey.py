@@ -14,7 +14,7 @@ from agent.identity.configure import redaction_paths
 from agent.identity.os import identify_os
 from agent.model.found import FoundContent, FoundSystem, RedactedFile, Survey
 from agent.model.layout import Btrfs, Ext, F2fs, Xfs
-from agent.model.nodes import LogicalVolume, Luks, Node, NodeId, Partition, VolumeGroup
+from agent.model.nodes import LogicalVolume, Luks, Node, NodeId, Partition, VolumeGroup, mapped_name
 from agent.model.steps import MountPoint
 from agent.system.command import Runner
 from agent.system.fiemap import NoPlace, file_extents
@@ -206,7 +206,7 @@ def _names(node: Node, found: FoundSystem) -> tuple[str, ...]:
         case LogicalVolume(name=name, on=on):
             group = found.node(on)
             assert isinstance(group, VolumeGroup)
-            joined = f"{group.name.replace('-', '--')}-{name.replace('-', '--')}"
+            joined = mapped_name(group.name, name)
             return (f"/dev/{group.name}/{name}", f"/dev/mapper/{joined}")
         case Luks(name=str() as name):
             return (f"/dev/mapper/{name}",)

@@ -151,14 +151,20 @@ class Layout(Value, frozen=True, kw_only=True):
         """Return the nodes that stand on `node_id` itself."""
         return tuple(node for node in self.nodes if node_id in node.below)
 
+    def carriers(self, node_id: str) -> tuple[Node, ...]:
+        """Return `node_id` and all that it stands on, from the disks upwards, each once.
+
+        One pass, whatever a hostile layout has stand on what.
+        """
+        needed = {node_id}
+        for node in reversed(self.nodes):
+            if node.id in needed:
+                needed.update(node.below)
+        return tuple(node for node in self.nodes if node.id in needed)
+
     def disks_of(self, node_id: str) -> tuple[Disk, ...]:
         """Return the disks that `node_id` ends on, in the order of the layout."""
-        found = self._down(node_id)
-        return tuple(disk for disk in self.disks if disk.id in found)
-
-    def _down(self, node_id: str) -> frozenset[str]:
-        below = self.node(node_id).below
-        return frozenset({node_id}).union(*(self._down(on) for on in below))
+        return tuple(node for node in self.carriers(node_id) if isinstance(node, Disk))
 
     @property
     def disks(self) -> tuple[Disk, ...]:

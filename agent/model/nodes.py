@@ -15,10 +15,6 @@ Guid = Annotated[
     str,
     msgspec.Meta(pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$(?!\n)"),
 ]
-MbrType = Annotated[str, msgspec.Meta(pattern=r"^[1-9a-f][0-9a-f]?$(?!\n)")]
-"""A type of the MBR as sfdisk writes it: `83`, `f`, `ef`."""
-MbrUuid = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{8}-[0-9a-f]{2,}$(?!\n)")]
-"""The disk's id and the partition's number: what Linux calls the PARTUUID of an MBR partition."""
 PartitionType = Annotated[
     str,
     msgspec.Meta(
@@ -255,3 +251,8 @@ class LogicalVolume(Value, frozen=True, kw_only=True, tag="lv", tag_field="kind"
 
 
 Node = Disk | Partition | Array | Luks | VolumeGroup | LogicalVolume
+
+
+def mapped_name(group: str, volume: str) -> str:
+    """Return what device-mapper calls a logical volume: hyphens of the names are doubled."""
+    return f"{group.replace('-', '--')}-{volume.replace('-', '--')}"

@@ -47,7 +47,7 @@ from agent.planning.presets import nearest_shape, storage_for
 from agent.planning.programs import missing_programs
 from agent.planning.refusals import duplicates, objections, valuables
 from agent.planning.reshape import left_behind, reshape_objections, reshape_steps
-from agent.planning.same_shape import Shaped, growing_volume, nodes_below, same_shape, size_of
+from agent.planning.same_shape import Shaped, growing_volume, same_shape, size_of
 from agent.planning.soundness import about_layout
 from agent.planning.stack import (
     UnixFiles,
@@ -220,8 +220,7 @@ def _growing(was: Layout, layout: Layout, grow: str | None) -> Iterator[GrowVolu
     if volume is None:
         return
     before, after = size_of(was, volume.on), size_of(layout, volume.on)
-    on_path = nodes_below(layout, volume.on)
-    if after > before or any(isinstance(layout.node(on), Array) for on in on_path):
+    if after > before or any(isinstance(node, Array) for node in layout.carriers(volume.on)):
         yield GrowVolume(
             node=volume.on,
             content=volume.content,

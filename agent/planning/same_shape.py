@@ -58,7 +58,7 @@ def same_shape(layout: Layout, drives: Mapping[str, Drive], grow: str | None) ->
     if volume is None:
         note = f"the template does not say what its system mounts at {grow}: nothing grows"
         return Shaped(_with(layout, disks), (note,))
-    below = nodes_below(layout, volume.on)
+    below = frozenset(node.id for node in layout.carriers(volume.on))
     changed: dict[str, Node] = dict(disks)
     notes = []
     for disk in disks.values():
@@ -81,12 +81,6 @@ def mount_points(volume: Volume) -> tuple[str, ...]:
     return tuple(
         mount for mount in (volume.mount, *(one.mount for one in below)) if mount is not None
     )
-
-
-def nodes_below(layout: Layout, node_id: str) -> frozenset[str]:
-    """Return `node_id` and the ids of all that it stands on."""
-    below = layout.node(node_id).below
-    return frozenset({node_id}).union(*(nodes_below(layout, on) for on in below))
 
 
 def _with(layout: Layout, changed: Mapping[str, Node]) -> Layout:

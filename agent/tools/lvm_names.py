@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Final
 
+from agent.model.nodes import mapped_name
 from agent.units import MiB
 
 DATA_OFFSET_BYTES: Final = MiB
@@ -11,7 +12,7 @@ DATA_OFFSET_BYTES: Final = MiB
 
 def mapper_path(group: str, lv: str) -> Path:
     """Return the device node of a volume: `/dev/mapper/vg--a-root`."""
-    return Path("/dev/mapper") / f"{group.replace('-', '--')}-{lv.replace('-', '--')}"
+    return Path("/dev/mapper") / mapped_name(group, lv)
 
 
 def usable_extents(device_bytes: int, extent_bytes: int) -> int:

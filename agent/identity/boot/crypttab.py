@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from agent.identity.boot.names import carriers, luks_name, volume_at
+from agent.identity.boot.names import luks_name, volume_at
 from agent.model.layout import Layout, Swap
 from agent.model.nodes import Luks
 
@@ -47,7 +47,7 @@ def _line(luks: Luks, key: str, options: list[str], early: bool) -> str:
 def _opened_early(layout: Layout) -> frozenset[str]:
     """Return the containers that must be open before there is a root: of `/` and `/usr`."""
     volumes = [volume_at(layout, "/"), volume_at(layout, "/usr")]
-    nodes = [node for volume in volumes if volume for node in carriers(layout, volume.on)]
+    nodes = [node for volume in volumes if volume for node in layout.carriers(volume.on)]
     return frozenset(node.id for node in nodes if isinstance(node, Luks))
 
 

@@ -6,7 +6,6 @@ from typing import Final
 
 from agent.identity.boot.names import (
     best_spec,
-    carriers,
     device_paths,
     kernel_type,
     mounts_of,
@@ -46,7 +45,7 @@ def root_arguments(layout: Layout, *, dracut: bool) -> dict[str, tuple[str, ...]
     if usr := volume_at(layout, "/usr"):
         early.append(usr.on)
     for start in early:
-        for node in carriers(layout, start):
+        for node in layout.carriers(start):
             match node:
                 case Array(uuid=uuid):
                     _add(found, "rd.md.uuid", uuid)

@@ -22,9 +22,9 @@ from agent.model.nodes import (
     Luks,
     LvKind,
     MdLevel,
-    Node,
     Partition,
     VolumeGroup,
+    mapped_name,
 )
 
 _BY: Final = {
@@ -61,11 +61,6 @@ def kernel_type(content: Content) -> str | None:
             return "swap"
         case _:
             return None
-
-
-def mapped_name(group: str, volume: str) -> str:
-    """Return what device-mapper calls a logical volume: hyphens of the names are doubled."""
-    return f"{group.replace('-', '--')}-{volume.replace('-', '--')}"
 
 
 def luks_name(luks: Luks) -> str:
@@ -152,15 +147,6 @@ def volume_at(layout: Layout, mount: str) -> Volume | None:
     return best[1] if best else None
 
 
-def carriers(layout: Layout, node_id: str) -> tuple[Node, ...]:
-    """Return `node_id` and all that it stands on, from the disks upwards, each once."""
-    needed = {node_id}
-    for node in reversed(layout.nodes):
-        if node.id in needed:
-            needed.update(node.below)
-    return tuple(node for node in layout.nodes if node.id in needed)
-
-
 def may_be_missing(layout: Layout, volume: Volume) -> bool:
     """Return whether the system can be up although `volume` is not there.
 
@@ -176,5 +162,5 @@ def _outlives_a_disk(layout: Layout, volume: Volume) -> bool:
     return any(
         (isinstance(node, Array) and node.level not in _WITHOUT_COPY)
         or (isinstance(node, LogicalVolume) and node.lv in _WITH_COPY)
-        for node in carriers(layout, volume.on)
+        for node in layout.carriers(volume.on)
     )

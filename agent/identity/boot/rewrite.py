@@ -15,7 +15,7 @@ from agent.identity.boot.grub import (
 )
 from agent.identity.boot.initramfs import render_resume
 from agent.identity.boot.mdadm_conf import render_mdadm_conf
-from agent.identity.boot.names import carriers, volume_at
+from agent.identity.boot.names import volume_at
 from agent.identity.values import Deed, Touched
 from agent.model.layout import Layout
 from agent.model.nodes import Array, Luks
@@ -84,7 +84,7 @@ def find_mdadm_conf(tree: RootedTree) -> str:
 def _boot_is_encrypted(layout: Layout) -> bool:
     """Return whether GRUB itself must open a container to read its files."""
     volume = volume_at(layout, "/boot")
-    nodes = carriers(layout, volume.on) if volume else ()
+    nodes = layout.carriers(volume.on) if volume else ()
     return any(isinstance(node, Luks) for node in nodes)
 
 
