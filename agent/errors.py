@@ -114,6 +114,12 @@ def hint_of(error: BaseException) -> str | None:
     return hint
 
 
+def with_hint(error: AgentError) -> str:
+    """Return what `error` says and, behind a colon, what to do; on one line."""
+    hint = hint_of(error)
+    return f"{error}: {hint}" if hint else str(error)
+
+
 def exit_status(error: BaseException) -> ExitStatus:
     """Return the exit status that `error` deserves (see the table above)."""
     if isinstance(error, UsageError):

@@ -19,15 +19,12 @@ from agent.model.nodes import (
     ESP_TYPE,
     Array,
     Luks,
-    VolumeGroup,
 )
 from agent.model.plan import Plan, PlannedDisk, Target
 from agent.model.steps import (
     Checked,
     CheckFilesystems,
-    CloseDevices,
     Commit,
-    ConfigureSystem,
     DeployStep,
     EfiEntry,
     EraseSignatures,
@@ -51,7 +48,9 @@ from agent.planning.same_shape import Shaped, growing_volume, same_shape, size_o
 from agent.planning.soundness import about_layout
 from agent.planning.stack import (
     UnixFiles,
+    closing,
     committed,
+    configuring,
     legs_of,
     making,
     name_of,
@@ -236,13 +235,7 @@ def finishing(
     """Yield what comes between the data and the commit: identity, checks, boot entries."""
     mounts = system_mounts(layout)
     if mounts and mounts[0].where == "/":
-        yield ConfigureSystem(
-            mounts=mounts,
-            identity=spec.identity,
-            network=spec.network,
-            stack=template.os.network_stack if template.os else None,
-            boot_nic=next((nic.mac for nic in inventory.nics if nic.boot), None),
-        )
+        yield configuring(inventory, template, spec, mounts)
     checked = tuple(
         Checked(node=volume.on, content=volume.content)
         for volume in layout.volumes
@@ -253,9 +246,7 @@ def finishing(
         yield CheckFilesystems(checked=checked)
     if inventory.firmware == Firmware.UEFI:
         yield from _entries(template, layout)
-    above = [n.id for n in layout.nodes if isinstance(n, Array | Luks | VolumeGroup)]
-    if above:
-        yield CloseDevices(nodes=tuple(reversed(above)))
+    yield from closing(layout)
 
 
 def _entries(template: TemplateConfig, layout: Layout) -> Iterator[EfiEntry]:

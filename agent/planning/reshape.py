@@ -19,14 +19,12 @@ from agent.model.layout import (
     Vfat,
     Volume,
 )
-from agent.model.nodes import BIOS_BOOT_TYPE, Array, Luks, NodeId, Partition, VolumeGroup
+from agent.model.nodes import BIOS_BOOT_TYPE, NodeId, Partition
 from agent.model.plan import PlannedDisk
 from agent.model.steps import (
     Checked,
     CheckFilesystems,
-    CloseDevices,
     Commit,
-    ConfigureSystem,
     CopiedVolume,
     CopyFiles,
     DeployStep,
@@ -38,7 +36,15 @@ from agent.model.steps import (
 )
 from agent.model.template import Firmware, TemplateConfig
 from agent.planning.same_shape import mount_points
-from agent.planning.stack import UnixFiles, committed, making, name_of, system_mounts
+from agent.planning.stack import (
+    UnixFiles,
+    closing,
+    committed,
+    configuring,
+    making,
+    name_of,
+    system_mounts,
+)
 
 _ROOM = 1.1
 """A new filesystem needs room for its own structures beside the files."""
@@ -137,13 +143,7 @@ def reshape_steps(
         copied=tuple(_copies(template.layout)),
         mounts=mounts,
     )
-    yield ConfigureSystem(
-        mounts=mounts,
-        identity=spec.identity,
-        network=spec.network,
-        stack=template.os.network_stack if template.os else None,
-        boot_nic=next((nic.mac for nic in inventory.nics if nic.boot), None),
-    )
+    yield configuring(inventory, template, spec, mounts)
     esps = [volume for volume in layout.volumes if isinstance(volume.content, Vfat)]
     yield RenewBoot(
         mounts=tuple(
@@ -175,9 +175,7 @@ def reshape_steps(
         for number, volume in enumerate(esps):
             name = label if number == 0 else f"{label} ({volume.on})"
             yield EfiEntry(volume=volume.id, partition=volume.on, label=name)
-    above = [n.id for n in layout.nodes if isinstance(n, Array | Luks | VolumeGroup)]
-    if above:
-        yield CloseDevices(nodes=tuple(reversed(above)))
+    yield from closing(layout)
     yield Commit(disks=tuple(committed(layout, disk, renewed=True) for disk in disks))
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from typing import Final
 
+from agent.model.inventory import Inventory
+from agent.model.job import DeploySpec
 from agent.model.layout import (
     BootCode,
     Btrfs,
@@ -28,7 +30,9 @@ from agent.model.nodes import (
 )
 from agent.model.plan import PlannedDisk
 from agent.model.steps import (
+    CloseDevices,
     CommittedDisk,
+    ConfigureSystem,
     DeployStep,
     MakeArray,
     MakeGroup,
@@ -40,6 +44,7 @@ from agent.model.steps import (
     WithheldHead,
 )
 from agent.model.table import PlannedPartition, PlannedTable
+from agent.model.template import TemplateConfig
 from agent.units import KiB
 
 HEAD_BYTES: Final = 64 * KiB
@@ -117,6 +122,29 @@ def system_mounts(layout: Layout) -> tuple[MountPoint, ...]:
                 for one in volume.content.subvolumes
             ]
     return tuple(sorted(found, key=lambda mount: mount.where))
+
+
+def configuring(
+    inventory: Inventory,
+    template: TemplateConfig,
+    spec: DeploySpec,
+    mounts: tuple[MountPoint, ...],
+) -> ConfigureSystem:
+    """Return the step that makes the system at `mounts` the machine's own."""
+    return ConfigureSystem(
+        mounts=mounts,
+        identity=spec.identity,
+        network=spec.network,
+        stack=template.os.network_stack if template.os else None,
+        boot_nic=next((nic.mac for nic in inventory.nics if nic.boot), None),
+    )
+
+
+def closing(layout: Layout) -> Iterator[CloseDevices]:
+    """Yield the step that stops what stands above the partitions, if anything does."""
+    above = [n.id for n in layout.nodes if isinstance(n, Array | Luks | VolumeGroup)]
+    if above:
+        yield CloseDevices(nodes=tuple(reversed(above)))
 
 
 def legs_of(layout: Layout, node_id: str) -> tuple[Partition, ...]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from agent.errors import AgentError, hint_of
+from agent.errors import AgentError, with_hint
 from agent.model.found import FoundContent, FoundDisk, FoundSystem
 from agent.model.inventory import Drive
 from agent.model.keys import DiskKey, keys_for
@@ -172,7 +172,7 @@ class _Looking:
             try:
                 facts = filesystems.facts(self.run, path, what)
             except AgentError as error:
-                raw = _unfit(raw, (_said(error),))
+                raw = _unfit(raw, (with_hint(error),))
             else:
                 raw = FoundContent(
                     on=node_id,
@@ -320,8 +320,3 @@ def _unfit(content: FoundContent, reasons: tuple[str, ...]) -> FoundContent:
         minimum_bytes=content.minimum_bytes,
         unfit=(*content.unfit, *reasons),
     )
-
-
-def _said(error: AgentError) -> str:
-    hint = hint_of(error)
-    return f"{error}: {hint}" if hint else str(error)

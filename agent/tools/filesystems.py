@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final, assert_never
 from uuid import UUID
 
-from agent.errors import AgentError, SourceUnfit, hint_of
+from agent.errors import AgentError, SourceUnfit, with_hint
 from agent.model.filesystems import can_grow
 from agent.model.layout import (
     BootCode,
@@ -85,7 +85,7 @@ def _ext(run: Runner, node: Path) -> Facts:
     try:
         dumpe2fs.check_clean(found, node)
     except SourceUnfit as error:
-        unfit = (_said(error),)
+        unfit = (with_hint(error),)
     size = found.size_bytes
     least = None if unfit else ext.minimum_bytes(run, node, found.block_bytes)
     content = Ext(
@@ -103,7 +103,7 @@ def _xfs(run: Runner, node: Path) -> Facts:
     try:
         xfs_db.check_fit(run, found, node)
     except SourceUnfit as error:
-        unfit = (_said(error),)
+        unfit = (with_hint(error),)
     content = Xfs(
         uuid=found.uuid,
         label=found.label,
@@ -120,7 +120,7 @@ def _btrfs(node: Path) -> Facts:
     try:
         btrfs.check_fit(found, node)
     except SourceUnfit as error:
-        unfit = (_said(error),)
+        unfit = (with_hint(error),)
     if found.devices > 1:
         size = block.size_bytes(node)
         return Facts(Raw(), size, size, size, unfit)
@@ -139,7 +139,7 @@ def _f2fs(node: Path) -> Facts:
     try:
         f2fs.check_fit(found, node)
     except SourceUnfit as error:
-        unfit = (_said(error),)
+        unfit = (with_hint(error),)
     if found.devices > 1:
         size = block.size_bytes(node)
         return Facts(Raw(), size, size, size, unfit)
@@ -156,7 +156,7 @@ def _ntfs(node: Path) -> Facts:
     try:
         ntfs.check_fit(found, node)
     except SourceUnfit as error:
-        unfit = (_said(error),)
+        unfit = (with_hint(error),)
     content = Ntfs(
         uuid=found.uuid,
         label=found.label,
@@ -172,7 +172,7 @@ def _exfat(node: Path) -> Facts:
     try:
         exfat.check_fit(found, node)
     except SourceUnfit as error:
-        unfit = (_said(error),)
+        unfit = (with_hint(error),)
     content = Exfat(
         uuid=found.uuid,
         label=found.label,
@@ -188,7 +188,7 @@ def _vfat(run: Runner, node: Path) -> Facts:
     try:
         fat.check_clean(shape, node)
     except SourceUnfit as error:
-        unfit = (_said(error),)
+        unfit = (with_hint(error),)
     answer = run(["blkid", "--probe", "--match-tag=LABEL", "--output=value", node], ok=(0, 2))
     content = Vfat(
         uuid=shape.uuid,
@@ -323,8 +323,3 @@ def check(run: Runner, node: Path, content: Content) -> None:
             pass
         case _:
             assert_never(content)
-
-
-def _said(error: AgentError) -> str:
-    hint = hint_of(error)
-    return f"{error}: {hint}" if hint else str(error)
