@@ -23,6 +23,9 @@ from agent.model.nodes import (
     BIOS_BOOT_TYPE,
     ESP_TYPE,
     LINUX_TYPE,
+    LUKS_TYPE,
+    LVM_TYPE,
+    MD_TYPE,
     SWAP_TYPE,
     Array,
     Disk,
@@ -60,14 +63,11 @@ from agent.planning.new_volume import new_volume
 from agent.planning.tables import Room
 from agent.units import KiB, MiB, align_down, align_up, parse_bytes
 
-_MD_TYPE: Final = "a19d880f-05fc-4d3b-a006-743f0f84911e"
-_LVM_TYPE: Final = "e6d6d379-f507-44c2-a23c-238f2a3df928"
-_LUKS_TYPE: Final = "ca7d7ccb-63ed-4c53-861c-1742536059cc"
 _MBR_TYPES: Final = {
     ESP_TYPE: "ef",
     SWAP_TYPE: "82",
-    _MD_TYPE: "fd",
-    _LVM_TYPE: "8e",
+    MD_TYPE: "fd",
+    LVM_TYPE: "8e",
 }
 EXTENT_BYTES: Final = 4 * MiB
 _PAGE: Final = 4096
@@ -274,11 +274,11 @@ def _type_of(storage: Storage, part: PartitionAction) -> str:
     for action in storage.config:
         match action:
             case RaidAction() if part.id in (*action.devices, *action.spare_devices):
-                return _MD_TYPE
+                return MD_TYPE
             case GroupAction() if part.id in action.devices:
-                return _LVM_TYPE
+                return LVM_TYPE
             case CryptAction() if part.id == action.volume:
-                return _LUKS_TYPE
+                return LUKS_TYPE
             case FormatAction() if part.id == action.volume:
                 return SWAP_TYPE if action.fstype is Filesystem.SWAP else LINUX_TYPE
             case _:
