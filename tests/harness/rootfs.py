@@ -49,12 +49,6 @@ STORAGE_PACKAGES = (
     *PACKAGES,
     *("btrfs-progs", "cryptsetup", "cryptsetup-initramfs", "lvm2", "mdadm", "xfsprogs"),
 )
-STORAGE_CLEAN = """set -e
-rm -f "$1/etc/ssh/"ssh_host_*
-rm -rf "$1/var/cache/apt/"* "$1/var/lib/apt/lists/"*
-mkdir -p "$1/boot/efi"
-: > "$1/etc/machine-id"
-"""
 
 
 def source_root() -> Path:
@@ -65,10 +59,10 @@ def source_root() -> Path:
 
 
 def storage_root() -> Path:
-    """Return `root.tar`, a tree with the tools of every layout, no boot code made for any."""
-    key = key_of(SUITE, STORAGE_PACKAGES, LEFT_OUT, STORAGE_CLEAN)
+    """Return `root.tar`, the same with the tools of every layout and filesystem."""
+    key = key_of(SUITE, STORAGE_PACKAGES, LEFT_OUT, BOOT_CODE)
     made = made_once(
-        "rootfs-storage", key, lambda folder: _bootstrap(folder, STORAGE_PACKAGES, STORAGE_CLEAN)
+        "rootfs-storage", key, lambda folder: _bootstrap(folder, STORAGE_PACKAGES, BOOT_CODE)
     )
     return made / "root.tar"
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from agent.units import GiB, MiB
 from tests.harness.cache import key_of, made_once
 from tests.harness.disks import data_runs, make_disk
-from tests.harness.rootfs import ROOT_UUID, source_root
+from tests.harness.rootfs import ROOT_UUID, source_root, storage_root
 
 SIZE_BYTES = 2 * GiB
 SERIAL = "SOURCE-0001"
@@ -73,11 +73,19 @@ mke2fs -q -t ext4 -U {ROOT_UUID} -L root -d . "$4"
 
 def source_disk() -> Path:
     """Return the folder with `disk.raw`, never booted, and `vmlinuz`. Copy the disk before use."""
+    return _made("source", source_root())
+
+
+def storage_disk() -> Path:
+    """Return the same of a server that has the tools of every layout and filesystem."""
+    return _made("source-storage", storage_root())
+
+
+def _made(kind: str, root: Path) -> Path:
     files = sorted(p for p in _FILES.rglob("*") if p.is_file())
     ours = [(str(p.relative_to(_FILES)), p.read_bytes(), os.access(p, os.X_OK)) for p in files]
-    root = source_root()
     key = key_of(root.parent.name, ours, _MAKE_ROOT, _TABLE, SIZE_BYTES)
-    return made_once("source", key, lambda folder: _build(root, folder))
+    return made_once(kind, key, lambda folder: _build(root, folder))
 
 
 def _build(root_tar: Path, folder: Path) -> None:

@@ -13,6 +13,7 @@ from tests.harness.disks import copy_disk
 from tests.harness.flow import Flow, LivedIn, live_in
 from tests.harness.image import boot_image
 from tests.harness.machine import Firmware
+from tests.harness.rack import Lived, Rack
 from tests.harness.source import source_disk
 
 
@@ -73,3 +74,32 @@ def flown(run_folder: Path, image: Path, lived: LivedIn) -> Iterator[Callable[[F
     yield fly
     for one in done.values():
         one.flow.stop()
+
+
+@pytest.fixture(scope="session")
+def rack(run_folder: Path, image: Path) -> Iterator[Rack]:
+    """A server, and machines of any disks and layout around it."""
+    rack = Rack(run_folder / "rack", image)
+    rack.start()
+    yield rack
+    rack.stop()
+
+
+@pytest.fixture(scope="session")
+def storage_server(rack: Rack) -> Lived:
+    """A source server of one disk that has lived and has every storage tool."""
+    return rack.live_in()
+
+
+@pytest.fixture(scope="session")
+def storage_template(rack: Rack, storage_server: Lived) -> Callable[[Firmware], str]:
+    """Return the template captured of `storage_server` on a machine of that firmware."""
+    done: dict[Firmware, str] = {}
+
+    def captured(firmware: Firmware) -> str:
+        if firmware not in done:
+            rack.capture(f"storage-{firmware}", [storage_server.disk], firmware)
+            done[firmware] = f"storage-{firmware}"
+        return done[firmware]
+
+    return captured
