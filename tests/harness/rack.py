@@ -124,19 +124,18 @@ class Rack:
             shutil.rmtree(disk.path.parent, ignore_errors=True)
 
     def capture(
-        self, name: str, disks: Sequence[Disk], firmware: Firmware = "bios", **spec: Any
+        self, name: str, disks: Sequence[Disk], firmware: Firmware = "bios", *options: str | Path
     ) -> None:
         """Boot a machine with `disks` from the network and make template `name` of them.
 
-        `spec` is more of a CaptureSpec. Demands that no byte of the disks has changed.
+        `options` are more words for `job create capture`. Demands that no byte of the disks has
+        changed.
         """
         before = [disk_digest(disk.path) for disk in disks]
         mac = self._new_mac()
-        path = self._new_folder("spec") / "capture.json"
-        path.write_text(json.dumps({"kind": "capture", "name": name, **spec}))
         words = [f"--disk=disk{n}:serial={disk.serial}" for n, disk in enumerate(disks)]
         create = ("job", "create", "capture", "--machine", machine_id(mac), "--name", name)
-        job = self.server.ask(*create, "--spec", str(path), *words)["id"]
+        job = self.server.ask(*create, *words, *options)["id"]
         with self._from_network(f"capture-{name}", mac, disks, firmware) as machine:
             self._follow(job, machine, CAPTURE_S)
             machine.wait_off(OFF_S)
