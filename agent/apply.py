@@ -49,7 +49,7 @@ from agent.model.steps import (
 )
 from agent.model.table import PlannedTable
 from agent.report import Report, now, silent
-from agent.reshape import copy_files, parts_of, renew, take_boot
+from agent.reshape import copy_files, parts_of, renew, say_lifted, take_boot
 from agent.system import block
 from agent.system.command import Runner
 from agent.system.hold import held
@@ -235,11 +235,11 @@ def carry_out(
         case CopyFiles():
             copy_files(host.run, step, devices, host.source.view, host.mount_dir, report)
         case RenewBoot():
-            done.touched += renew(host.run, step, plan, devices, host.mount_dir)
+            done.touched += renew(host.run, step, plan, devices, host.mount_dir, report)
             done.codes, heads = take_boot(plan, devices)
             done.heads |= heads
         case ConfigureSystem():
-            done.touched += configure_system(step, host, devices)
+            done.touched += configure_system(step, host, devices, report)
         case CheckFilesystems():
             for checked in step.checked:
                 filesystems.check(host.run, devices.path(checked.node), checked.content)
@@ -283,11 +283,14 @@ def confirm_clean(table: PlannedTable, host: Host, disk: Path) -> None:
             raise DiskError(f"partition {part.number} of {disk} still holds {what} from before")
 
 
-def configure_system(step: ConfigureSystem, host: Host, devices: Devices) -> tuple[Touched, ...]:
+def configure_system(
+    step: ConfigureSystem, host: Host, devices: Devices, report: Report
+) -> tuple[Touched, ...]:
     parts = parts_of(devices, step.mounts)
     network = host.network(step)
     with mounted_system(host.run, host.mount_dir, parts, TARGET_OPTIONS) as tree:
         touched = configure(host.run, tree, step.identity, network)
+    say_lifted(tree.lifted, report)
     for part in parts:
         block.flush(part.device)
     return touched

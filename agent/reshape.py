@@ -1,6 +1,6 @@
 """A template's files on another layout: copied from views, made bootable by their own programs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -15,15 +15,17 @@ from agent.identity.boot.renew import (
 )
 from agent.identity.boot.rewrite import rewrite_boot_files
 from agent.identity.values import Touched
+from agent.model.event import Level, Logged
 from agent.model.layout import Layout, Vfat
 from agent.model.nodes import Disk, Partition, VolumeGroup
 from agent.model.plan import Plan
 from agent.model.steps import CopyFiles, MountPoint, RenewBoot
 from agent.model.template import Firmware
 from agent.planning.stack import HEAD_BYTES
-from agent.report import Report
+from agent.report import Report, silent
 from agent.system import block
 from agent.system.command import Runner
+from agent.system.inode_flags import letters, unlocked_below
 from agent.system.mount import (
     SOURCE_OPTIONS,
     SYSTEM_OPTIONS,
@@ -33,7 +35,7 @@ from agent.system.mount import (
     mounted,
     mounted_system,
 )
-from agent.tools.copy_files import copy_tree
+from agent.tools.copy_files import copy_tree, finish_flags
 
 View = Callable[[str], AbstractContextManager[Path]]
 """Shows a volume of the template as a read-only block device."""
@@ -63,6 +65,7 @@ def copy_files(
 ) -> None:
     """Copy all files of the template's volumes to the new filesystems, mounted as they will be."""
     source_dir = mount_dir.with_name(f"{mount_dir.name}-view")
+    done = []
     parts = parts_of(devices, step.mounts)
     with mounted_system(run, mount_dir, parts, TARGET_OPTIONS, make_places=True):
         for one in step.copied:
@@ -72,13 +75,29 @@ def copy_files(
                 with mounted(run, device, source_dir, source.fstype, options):
                     target = mount_dir / one.where.lstrip("/")
                     target.mkdir(exist_ok=True)
-                    copy_tree(run, source_dir, target, report, what=f"copy {one.what}")
+                    what = f"copy {one.what}"
+                    done.append(copy_tree(run, source_dir, target, report, what=what))
+        for copied in done:
+            finish_flags(copied, report)
     for part in parts:
         block.flush(part.device)
 
 
+def say_lifted(lifted: Mapping[str, str], report: Report) -> None:
+    """Tell which files could be changed only without what chattr had set on them."""
+    if lifted:
+        named = ", ".join(f"{path} ({flags})" for path, flags in sorted(lifted.items()))
+        text = f"flags lifted for a change and put back: {named}"
+        report(Logged(level=Level.INFO, message=text))
+
+
 def renew(
-    run: Runner, step: RenewBoot, plan: Plan, devices: Devices, mount_dir: Path
+    run: Runner,
+    step: RenewBoot,
+    plan: Plan,
+    devices: Devices,
+    mount_dir: Path,
+    report: Report = silent,
 ) -> tuple[Touched, ...]:
     """Let the system boot from its new layout: its files, initramfs, boot loader, every ESP."""
     disks = [devices.paths[disk] for disk in step.boot_disks]
@@ -98,10 +117,13 @@ def renew(
     esps = [part.device for part in parts if part.fstype == "vfat"]
     with mounted_system(run, mount_dir, parts, SYSTEM_OPTIONS, make_places=True) as tree:
         touched = rewrite_boot_files(tree, step.was, plan.layout)
-        renew_boot(run, mount_dir, target)
+        with tree.directory("/boot") as boot, unlocked_below(boot) as locked:
+            renew_boot(run, mount_dir, target)
         legs = [path for path in _esps(plan.layout, devices) if path not in esps]
         if legs:
             copy_esp(run, mount_dir / "boot/efi", legs)
+    below = {f"/boot/{path}": letters(flags) for path, flags in locked.items()}
+    say_lifted(tree.lifted | below, report)
     for part in parts:
         block.flush(part.device)
     return touched

@@ -13,12 +13,13 @@ import stat
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Final, Self
 
 from agent.errors import AgentError
+from agent.system.inode_flags import letters, unlocked
 
 _SYS_OPENAT2: Final = 437
 _RESOLVE_NO_MAGICLINKS: Final = 0x02
@@ -57,10 +58,13 @@ class RootedTree:
     """A directory that is somebody's `/`. Paths are as that system writes them: `/etc/hostname`.
 
     Closed by `with`. Reads and writes are for regular files only; a link at the end of a path is
-    followed inside the root when read, and replaced when written.
+    followed inside the root when read, and replaced when written. What +i or +a (chattr) keeps
+    from being changed is changed all the same, and has the flag again afterwards.
     """
 
     path: Path
+    lifted: dict[str, str] = field(default_factory=dict)
+    """Where that was so: the path, with its flags as `+i`."""
     _root: int = -1
 
     def __enter__(self) -> Self:
@@ -205,7 +209,7 @@ class RootedTree:
         path = self._through_links(path)
         self.make_directories(str(PurePosixPath(path).parent))
         try:
-            with self._parent(path) as (parent, name):
+            with self._changing(path) as (parent, name):
                 _replace(parent, name, data, mode)
         except OSError as error:
             raise _failed("write", path, error) from error
@@ -213,7 +217,7 @@ class RootedTree:
     def remove(self, path: str) -> bool:
         """Remove the file or link at `path`; return whether there was one. Never a directory."""
         try:
-            with self._parent(path) as (parent, name):
+            with self._changing(path) as (parent, name):
                 if stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
                     return False
                 os.unlink(name, dir_fd=parent)
@@ -238,7 +242,7 @@ class RootedTree:
             below = f"{path.rstrip('/')}/{name}"
             if self.kind(below) == "directory":
                 removed += self.remove_tree(below)
-                with suppress(OSError), self._parent(below) as (parent, last):
+                with suppress(OSError), self._changing(below) as (parent, last):
                     os.rmdir(last, dir_fd=parent)
             elif self.remove(below):
                 removed.append(below)
@@ -249,7 +253,7 @@ class RootedTree:
         self.make_directories(str(PurePosixPath(path).parent))
         self.remove(path)
         try:
-            with self._parent(path) as (parent, name):
+            with self._changing(path) as (parent, name):
                 os.symlink(to, name, dir_fd=parent)
                 _sync(parent)
         except OSError as error:
@@ -258,15 +262,14 @@ class RootedTree:
     def change_mode(self, path: str, mode: int) -> None:
         """Set the mode of the file or directory at `path`, which must not be a link."""
         try:
-            fd = _openat2(self._root, path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            with self._changing(path):
+                fd = _openat2(self._root, path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+                try:
+                    os.fchmod(fd, mode)
+                finally:
+                    os.close(fd)
         except OSError as error:
             raise _failed("change the mode of", path, error) from error
-        try:
-            os.fchmod(fd, mode)
-        except OSError as error:
-            raise _failed("change the mode of", path, error) from error
-        finally:
-            os.close(fd)
 
     def make_directories(self, path: str, mode: int = 0o755) -> None:
         """Make `path` and what lies above it, as far as it does not exist."""
@@ -276,7 +279,7 @@ class RootedTree:
             if self.is_directory(str(at)):
                 continue
             try:
-                with self._parent(str(at)) as (parent, name):
+                with self._changing(str(at)) as (parent, name):
                     os.mkdir(name, mode, dir_fd=parent)
                     os.chown(name, 0, 0, dir_fd=parent, follow_symlinks=False)
             except OSError as error:
@@ -293,6 +296,16 @@ class RootedTree:
             yield fd, where.name
         finally:
             os.close(fd)
+
+    @contextmanager
+    def _changing(self, path: str) -> Iterator[tuple[int, str]]:
+        """Yield as `_parent` does, with nothing in the way that chattr made."""
+        with self._parent(path) as (parent, name), unlocked(parent, name) as was:
+            if was.folder:
+                self.lifted[str(PurePosixPath(path).parent)] = letters(was.folder)
+            if was.own:
+                self.lifted[path] = letters(was.own)
+            yield parent, name
 
     def _through_links(self, path: str) -> str:
         """Return where a write to `path` ends when links at its end are followed."""

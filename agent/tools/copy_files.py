@@ -1,22 +1,18 @@
 """All files of one filesystem into another, with every attribute: GNU cp(1) and what it leaves out.
 
 cp and not rsync: it is in coreutils, asks nothing of the target, and fails with the path of each
-file that it could not copy. What cp does not know is done here: inode flags (chattr), free room
-before the first write, write errors that only a sync shows.
+file that it could not copy. What cp does not know is done here and in `copy_flags`: inode flags
+and projects (chattr), free room before the first write, write errors that only a sync shows.
 
 What is shared between files on the source (reflinks, snapshots) is written once for each file:
 no call shares blocks between two filesystems. `Needs` counts them so.
 """
 
 import ctypes
-import fcntl
 import os
 import stat
-import struct
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -26,31 +22,21 @@ from agent.errors import CommandFailed, DiskError, Refused
 from agent.model.event import Level, Logged, Progress, Progressed
 from agent.report import Report, silent
 from agent.system.command import Runner
+from agent.tools.copy_flags import (
+    Flagged,
+    Lost,
+    find_flagged,
+    lost_lines,
+    make_places,
+    opened,
+    restore_flags,
+    shown,
+)
 from agent.units import format_bytes
 
 _COPY_TIMEOUT_S: Final = 7 * 24 * 3600.0
 _EVERY_S: Final = 0.5
 _STAT_BLOCK: Final = 512
-
-# <linux/fs.h>: what chattr(1) sets and what has a meaning on another filesystem.
-_GETFLAGS: Final = 0x80086601
-_SETFLAGS: Final = 0x40086602
-_SYNC: Final = 0x00000008
-_IMMUTABLE: Final = 0x00000010
-_APPEND: Final = 0x00000020
-_NODUMP: Final = 0x00000040
-_NOATIME: Final = 0x00000080
-_DIRSYNC: Final = 0x00010000
-_NOCOW: Final = 0x00800000
-_KEPT_FLAGS: Final = _SYNC | _IMMUTABLE | _APPEND | _NODUMP | _NOATIME | _DIRSYNC | _NOCOW
-
-
-@dataclass(frozen=True, slots=True)
-class Flagged:
-    """A file or folder with inode flags. `path` is relative to the root of the copy."""
-
-    path: bytes
-    flags: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +82,6 @@ def find_needs(source: Path, *, block_bytes: int = 4096) -> Needs:
     """
     top = os.fsencode(source)
     device = _stat(top).st_dev
-    knows_flags = _flags_of(top) is not None
     total, inodes = 0, 0
     flagged: list[Flagged] = []
     linked: set[int] = set()
@@ -113,22 +98,17 @@ def find_needs(source: Path, *, block_bytes: int = 4096) -> Needs:
                 folders.append(path)
             elif found.st_nlink > 1:
                 linked.add(found.st_ino)
-            if knows_flags and (is_folder or is_file):
-                flags = (_flags_of(_below(top, path)) or 0) & _KEPT_FLAGS
-                if flags:
-                    flagged.append(Flagged(path, flags))
+            if is_folder or is_file:
+                with opened(_below(top, path)) as fd:
+                    one = find_flagged(fd, path, is_folder=is_folder)
+                flagged += [one] if one else []
             inodes += 1
             taken = max(found.st_blocks * _STAT_BLOCK, block_bytes if is_folder else 0)
             total += -(-taken // block_bytes) * block_bytes
-    if knows_flags and (flags := (_flags_of(top) or 0) & _KEPT_FLAGS):
-        flagged.append(Flagged(b"", flags))
+    with opened(top) as fd:
+        one = find_flagged(fd, b"", is_folder=True)
+    flagged += [one] if one else []
     return Needs(total, inodes, tuple(flagged))
-
-
-def needs_bytes(source: Path) -> int:
-    """Return the bytes that the files below `source` need, and those of their inodes."""
-    needs = find_needs(source)
-    return needs.bytes + needs.inodes * 512
 
 
 def find_room(target: Path) -> Room:
@@ -141,11 +121,12 @@ def find_room(target: Path) -> Room:
 
 @dataclass(frozen=True, slots=True)
 class Copied:
-    """What was copied. `flags_lost` are paths whose inode flags the target does not know."""
+    """What was copied. `flagged` are files whose flags `finish_flags` is to set at the end."""
 
     bytes: int
     inodes: int
-    flags_lost: tuple[str, ...]
+    target: Path
+    flagged: tuple[Flagged, ...] = ()
 
 
 def copy_tree(
@@ -161,58 +142,40 @@ def copy_tree(
     """Copy all that is in `source` into the folder `target`, that folder's own attributes too.
 
     Kept: owners, modes, times, xattrs of every kind, ACLs, capabilities, hard links, holes,
-    symbolic links, device nodes, fifos, inode flags, names of any bytes; if it `is_plain` (vfat,
-    exfat), contents and times. Stays on the one filesystem. On return all is on the medium.
-    `report` is called by this thread only; what it raises, and `stop`, ends the copy.
+    symbolic links, device nodes, fifos, names of any bytes; if it `is_plain` (vfat, exfat),
+    contents and times. Inode flags and projects follow by `finish_flags`. Stays on the one
+    filesystem. On return all is on the medium. `report` is called by this thread only; what it
+    raises, and `stop`, ends the copy.
 
     Raises Refused before the first write if there is no room; DiskError naming the first path
     that could not be copied.
     """
-    return copy_parts(run, (Part(source, target),), report, what=what, stop=stop, is_plain=is_plain)
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A tree and the folder of the target filesystem that it goes to."""
-
-    source: Path
-    target: Path
-    prepare: Callable[[], None] = lambda: None
-    """Called before this part is copied and after those before it were: makes `target`."""
-
-
-def copy_parts(
-    run: Runner,
-    parts: Sequence[Part],
-    report: Report = silent,
-    *,
-    what: str = "copy files",
-    stop: threading.Event | None = None,
-    is_plain: bool = False,
-) -> Copied:
-    """Copy several trees into one filesystem, as `copy_tree` does; the first holds the others."""
-    top = parts[0].target
-    room = find_room(top)
-    each = [find_needs(part.source, block_bytes=room.block_bytes) for part in parts]
-    needs = Needs(sum(one.bytes for one in each), sum(one.inodes for one in each))
+    room = find_room(target)
+    needs = find_needs(source, block_bytes=room.block_bytes)
     if reasons := objections(needs, room):
         raise Refused(reasons, hint="choose a larger target for this volume")
-    lost: list[str] = []
-    with _Synced(top) as synced:
-        with _Ticker(what, needs.bytes, top, room, report) as ticker:
-            for part in parts:
-                part.prepare()
-                words = copy_words(part.source, part.target, is_plain=is_plain)
-                ticker.watch(run, words, stop or threading.Event())
+    with _Synced(target) as synced:
+        if not is_plain:
+            make_places(target, needs.flagged)
+        with _Ticker(what, needs.bytes, target, room, report) as ticker:
+            words = copy_words(source, target, is_plain=is_plain)
+            ticker.watch(run, words, stop or threading.Event())
             ticker.finish()
-        # An immutable folder would take nothing more: so all flags last.
-        for part, one in zip(parts, each, strict=True):
-            lost += _restore_flags(part.target, one.flagged)
         synced.sync()
-    if lost:
-        text = f"{len(lost)} files lose some of their inode flags, the first is {lost[0]}"
-        report(Logged(level=Level.WARNING, message=text))
-    return Copied(needs.bytes, needs.inodes, tuple(lost))
+    return Copied(needs.bytes, needs.inodes, target, needs.flagged)
+
+
+def finish_flags(copied: Copied, report: Report = silent) -> tuple[Lost, ...]:
+    """Give the copies their inode flags; report and return what the target does not take.
+
+    Last of all copies: with +i on it, not even a mount point would take anything more.
+    """
+    with _Synced(copied.target) as synced:
+        lost = restore_flags(copied.target, copied.flagged)
+        synced.sync()
+    for line in lost_lines(lost):
+        report(Logged(level=Level.WARNING, message=line))
+    return lost
 
 
 def copy_words(source: Path, target: Path, *, is_plain: bool = False) -> list[str]:
@@ -318,50 +281,6 @@ class _Synced:
             raise DiskError(f"could not write all files to {self._folder}: {reason}")
 
 
-def _restore_flags(target: Path, flagged: Collection[Flagged]) -> list[str]:
-    """Set inode flags; return the paths that did not get all of theirs."""
-    top = os.fsencode(target)
-    lost = []
-    for one in flagged:
-        with _opened(_below(top, one.path)) as fd:
-            if not _set_flags(fd, one.flags):
-                # btrfs takes "no copy on write" only while a file is empty, others not at all.
-                if rest := one.flags & ~_NOCOW:
-                    _set_flags(fd, rest)
-                lost.append(_shown(one.path))
-    return lost
-
-
-def _set_flags(fd: int, flags: int) -> bool:
-    try:
-        before = struct.unpack("l", fcntl.ioctl(fd, _GETFLAGS, bytes(8)))[0]
-        fcntl.ioctl(fd, _SETFLAGS, struct.pack("l", before | flags))
-    except OSError:
-        return False
-    return True
-
-
-def _flags_of(path: bytes) -> int | None:
-    """Return the inode flags of a file or folder, None if its filesystem has none."""
-    with _opened(path) as fd:
-        try:
-            return int(struct.unpack("l", fcntl.ioctl(fd, _GETFLAGS, bytes(8)))[0])
-        except OSError:
-            return None
-
-
-@contextmanager
-def _opened(path: bytes) -> Iterator[int]:
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        raise DiskError(f"could not open {_shown(path)}: {error.strerror}") from error
-    try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
 def _below(folder: bytes, path: bytes) -> bytes:
     return folder + b"/" + path if folder and path else folder or path
 
@@ -371,15 +290,11 @@ def _names(folder: bytes) -> list[bytes]:
         with os.scandir(folder) as entries:
             return [entry.name for entry in entries]
     except OSError as error:
-        raise DiskError(f"could not list {_shown(folder)}: {error.strerror}") from error
+        raise DiskError(f"could not list {shown(folder)}: {error.strerror}") from error
 
 
 def _stat(path: bytes) -> os.stat_result:
     try:
         return os.lstat(path)
     except OSError as error:
-        raise DiskError(f"could not look at {_shown(path)}: {error.strerror}") from error
-
-
-def _shown(path: bytes) -> str:
-    return path.decode("utf-8", "backslashreplace") or "/"
+        raise DiskError(f"could not look at {shown(path)}: {error.strerror}") from error

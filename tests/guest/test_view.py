@@ -22,7 +22,7 @@ from agent.stream.view import VolumeView, volume_device
 from agent.system import block
 from agent.system.command import Run
 from agent.system.mount import mounted
-from agent.tools.copy_files import copy_tree
+from agent.tools.copy_files import copy_tree, finish_flags
 from agent.units import MiB
 from tests.contracts.fake_registry import FakeRegistry, Handler
 from tests.contracts.stream_builders import make_client, make_config, make_volume, used_extents
@@ -118,7 +118,7 @@ def test_all_files_reach_a_smaller_filesystem(
     ):
         with mounted(run, target, tmp_path / "target", kind, "rw") as top:
             copied = copy_tree(run, source, top, heard.append)
-            assert copied.flags_lost == ()
+            assert finish_flags(copied) == ()
         with mounted(run, target, tmp_path / "target", kind, "ro") as top:
             assert not differences(captured.tree, tree_of(top))
             assert (top / "sparse").stat().st_blocks * 512 < MiB

@@ -25,7 +25,7 @@ BUNDLES = {
         "tests/guest/test_filesystems.py",
         "tests/guest/test_view.py",
         "tests/guest/test_nbd.py",
-        "tests/guest/test_subvolumes.py",
+        "tests/guest/test_copies.py",
         "tests/guest/test_sandbox.py",
     ),
     "rest": (

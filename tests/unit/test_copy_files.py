@@ -1,4 +1,4 @@
-"""Copying files: whether there is room, what cp is told, what it and btrfs say."""
+"""Copying files: whether there is room, what cp is told, what it says."""
 
 import threading
 from collections.abc import Sequence
@@ -18,7 +18,6 @@ from agent.tools.copy_files import (
     first_complaint,
     objections,
 )
-from agent.tools.subvolumes import Subvolume, parse_subvolumes
 from agent.units import GiB, MiB
 from tests.unit.fake_run import FakeRun
 
@@ -71,43 +70,6 @@ def test_the_first_complaint_of_cp_names_its_path() -> None:
         "cannot stat 'a/no'$'\\377': No such file or directory"
     )
     assert first_complaint("\n") == "cp failed and did not say why"
-
-
-# btrfs-progs 6.2.
-LISTING = b"""\
-ID 256 gen 7 top level 5 path @
-ID 257 gen 7 top level 5 path @home
-ID 258 gen 7 top level 256 path @/var/lib/ma chines
-ID 259 gen 7 top level 5 path snap-\xff
-"""
-READ_ONLY = b"ID 259 gen 7 top level 5 path snap-\xff\n"
-
-
-def test_subvolumes_come_behind_what_they_are_in() -> None:
-    default = b"ID 256 gen 7 top level 5 path @\n"
-    lines = LISTING.splitlines(keepends=True)
-    found = parse_subvolumes(b"".join(reversed(lines)), READ_ONLY, default)
-    assert found == (
-        Subvolume(256, b"@", is_default=True),
-        Subvolume(258, b"@/var/lib/ma chines"),
-        Subvolume(257, b"@home"),
-        Subvolume(259, b"snap-\xff", is_read_only=True),
-    )
-
-
-def test_the_top_may_be_the_default() -> None:
-    found = parse_subvolumes(LISTING, b"", b"ID 5 (FS_TREE)\n")
-    assert not any(one.is_default or one.is_read_only for one in found)
-    assert parse_subvolumes(b"", b"", b"ID 5 (FS_TREE)\n") == ()
-
-
-@pytest.mark.parametrize(
-    ("listing", "default"),
-    [(b"ERROR: not a btrfs\n", b"ID 5 (FS_TREE)\n"), (LISTING, b"nothing")],
-)
-def test_what_is_not_understood_is_refused(listing: bytes, default: bytes) -> None:
-    with pytest.raises(DiskError):
-        parse_subvolumes(listing, b"", default)
 
 
 def make_files(folder: Path) -> Path:
