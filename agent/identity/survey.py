@@ -13,13 +13,14 @@ from agent.errors import AgentError
 from agent.identity.configure import redaction_paths
 from agent.identity.os import identify_os
 from agent.model.found import FoundContent, FoundSystem, RedactedFile, Survey
-from agent.model.layout import Btrfs, Ext, F2fs, Xfs
+from agent.model.layout import MOST_UNMOUNTED, Btrfs, Ext, F2fs, Xfs
 from agent.model.nodes import LogicalVolume, Luks, Node, NodeId, Partition, VolumeGroup, mapped_name
 from agent.model.steps import MountPoint
 from agent.system.command import Runner
 from agent.system.fiemap import NoPlace, file_extents
 from agent.system.mount import SOURCE_OPTIONS, Part, fstype_of, mounted_system
 from agent.system.rooted import RootedTree
+from agent.tools.btrfs import find_subvolumes
 
 MOUNT_DIR: Final = Path("/run/metalcast/source")
 _PSEUDO: Final = frozenset(
@@ -66,6 +67,11 @@ def survey(run: Runner, found: FoundSystem, where: Path = MOUNT_DIR) -> Survey:
         os=identity,
         root=root.node,
         mounts=tuple(mounts),
+        unmounted={
+            one.on: _unmounted(run, one, mounts, where)
+            for one in candidates.values()
+            if isinstance(one.content, Btrfs)
+        },
         mapped=mapped,
         redacted=redacted,
         unfit=unfit,
@@ -90,6 +96,16 @@ def _roots(run: Runner, one: FoundContent, where: Path) -> Iterator[tuple[MountP
                     tree.read_text("/etc/fstab") or "",
                     tree.read_text("/etc/crypttab") or "",
                 )
+
+
+def _unmounted(
+    run: Runner, one: FoundContent, mounts: list[MountPoint], where: Path
+) -> tuple[str, ...]:
+    """Return the subvolumes of a btrfs that none of `mounts` is: snapshots, those inside others."""
+    with mounted_system(run, where, [_part(one, "/", "/")], SOURCE_OPTIONS):
+        found = find_subvolumes(run, where)
+    mounted = [mount.subvolume or found.default for mount in mounts if mount.node == one.on]
+    return tuple(path for path in found.paths if path not in mounted)[:MOST_UNMOUNTED]
 
 
 def _part(one: FoundContent, where: str, subvolume: str | None) -> Part:

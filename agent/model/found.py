@@ -124,6 +124,8 @@ class Survey(Value, frozen=True, kw_only=True):
     """What holds `/`."""
     mounts: tuple[MountPoint, ...] = ()
     """What its fstab mounts of these disks."""
+    unmounted: dict[NodeId, tuple[str, ...]] = msgspec.field(default_factory=dict)
+    """Subvolumes of btrfs that it does not mount."""
     mapped: dict[NodeId, str] = msgspec.field(default_factory=dict)
     """What its crypttab calls the LUKS containers."""
     redacted: tuple[RedactedFile, ...] = ()

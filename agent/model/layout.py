@@ -49,6 +49,11 @@ class Btrfs(Value, frozen=True, kw_only=True, tag="btrfs", tag_field="kind"):
     """The size of its sectors."""
     features: tuple[str, ...] = ()
     subvolumes: tuple[Subvolume, ...] = ()
+    unmounted: tuple[str, ...] = ()
+    """Paths of the subvolumes that its fstab does not mount, at most `MOST_UNMOUNTED`."""
+
+
+MOST_UNMOUNTED = 1000
 
 
 class F2fs(Value, frozen=True, kw_only=True, tag="f2fs", tag_field="kind"):

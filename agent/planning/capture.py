@@ -89,6 +89,9 @@ def plan_capture(
     for content in found.contents:
         mounts = tuple(mount for mount in survey.mounts if mount.node == content.on)
         volume = _volume(found, content, mounts, taken)
+        if isinstance(volume.content, Btrfs):
+            unmounted = survey.unmounted.get(content.on, ())
+            volume = replace(volume, content=replace(volume.content, unmounted=unmounted))
         taken.add(volume.id)
         ids[content.on] = volume.id
         volumes.append(volume)

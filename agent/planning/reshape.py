@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from agent.model.inventory import Inventory
 from agent.model.job import DeploySpec
 from agent.model.layout import (
+    MOST_UNMOUNTED,
     BootCode,
     Btrfs,
     Layout,
@@ -111,6 +112,15 @@ def left_behind(template: Layout) -> Iterator[str]:
             yield f"{name_of(volume)} is made new: files of other loaders on it are left behind"
         elif not kept or (isinstance(volume.content, UnixFiles) and not mount_points(volume)):
             yield f"{name_of(volume)} ({volume.on}) is not mounted by the system and left behind"
+        elif isinstance(volume.content, Btrfs):
+            yield from _unmounted(volume, volume.content)
+
+
+def _unmounted(volume: Volume, content: Btrfs) -> Iterator[str]:
+    for path in content.unmounted:
+        yield f"the subvolume {path} of {name_of(volume)} is not mounted by fstab and left behind"
+    if len(content.unmounted) == MOST_UNMOUNTED:
+        yield f"{name_of(volume)} may have more subvolumes than these {MOST_UNMOUNTED}: left behind"
 
 
 def reshape_steps(

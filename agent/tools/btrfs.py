@@ -1,7 +1,9 @@
 """btrfs-progs: check, grow and make; and what a superblock's feature bits are called there."""
 
+import re
 import threading
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +27,8 @@ _SIMPLE_QUOTA: Final = 0x10000
 _READABLE_RO: Final = 0xF
 _CHOSEN: Final = ("extref", "skinny-metadata", "no-holes", "free-space-tree")
 _NEVER: Final = ("block-group-tree",)
+_LISTED: Final = re.compile(rb"ID (\d+) gen \d+ top level \d+ path (.+)")
+_DEFAULT: Final = re.compile(rb"ID (\d+) ")
 
 
 def feature_names(facts: BtrfsFacts) -> tuple[str, ...]:
@@ -60,6 +64,32 @@ def check_btrfs(run: Runner, device: Path, stop: threading.Event | None = None) 
         run(["btrfs", "check", "--readonly", device], timeout_s=CHECK_TIMEOUT_S, stop=stop)
     except CommandFailed as error:
         raise DiskError(f"the btrfs on {device} is damaged") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Subvolumes:
+    """The subvolumes of a btrfs, by their paths below its top level."""
+
+    paths: tuple[str, ...]
+    default: str | None
+    """The one that is mounted if nobody names one; None: the top level."""
+
+
+def find_subvolumes(run: Runner, top: Path) -> Subvolumes:
+    """Return the subvolumes of a btrfs whose top level is mounted at `top`."""
+    listing = run(["btrfs", "subvolume", "list", top]).stdout
+    return parse_subvolumes(listing, run(["btrfs", "subvolume", "get-default", top]).stdout)
+
+
+def parse_subvolumes(listing: bytes, default: bytes) -> Subvolumes:
+    """Return what `btrfs subvolume list` and `get-default` say; paths sorted."""
+    named = _DEFAULT.match(default)
+    found = {
+        match[1]: match[2].decode("utf-8", "backslashreplace")
+        for line in listing.split(b"\n")
+        if (match := _LISTED.fullmatch(line))
+    }
+    return Subvolumes(tuple(sorted(found.values())), found.get(named[1]) if named else None)
 
 
 def grow_btrfs(run: Runner, device: Path, where: Path) -> None:
