@@ -44,10 +44,10 @@ class Booted:
     machine: Machine
 
     def run(self, words: str, timeout_s: float = 120) -> str:
-        """Run a line of shell and return what it printed. It must end with status 0."""
+        """Run some shell and return what it printed. It must end with status 0."""
         console = self.machine.console
         console.skip()
-        console.send_line(f"echo '<<'; {words}; echo \">>$?\"")
+        console.send_line(f"echo '<<'; ({words.strip()}); echo \">>$?\"")
         found = console.expect(r"(?s)<<\n(.*?)>>(\d+)\n", timeout_s)
         if found.group(2) != "0":
             raise AssertionError(f"{words}: status {found.group(2)}\n{found.group(1)}")
@@ -255,5 +255,5 @@ def _log_in(machine: Machine) -> None:
     console.expect(r"Password: ", 60)
     console.send_line(source.PASSWORD)
     console.expect(r"# ", 60)
-    console.send_line("dmesg --console-off; stty -echo; PS1=; echo ready-$((6 * 7))")
+    console.send_line("dmesg --console-off; stty -echo; PS1= PS2=; echo ready-$((6 * 7))")
     console.expect(r"ready-42", 60)
