@@ -156,7 +156,7 @@ def apply(plan: Plan, host: Host, report: Report = silent) -> Done:
     try:
         with ExitStack() as stack:
             for disk in sorted(plan.disks, key=lambda disk: disk.target.path):
-                stack.enter_context(held(Path(disk.target.path)))
+                stack.enter_context(held(Path(disk.target.path), disk.target.paths))
             _apply(plan, host, done, report)
     except DiskError as error:
         if done.state is DiskState.UNCHANGED:

@@ -69,7 +69,7 @@ def _wipe(place: Workplace, disk: PlannedWipe, verify: Verify) -> WipedDisk:
     state = DiskState.UNCHANGED
     try:
         _check_same(drive, probe_drives(place.run))
-        with held(device):
+        with held(device, drive.paths):
             places, before = _look(device, disk, verify)
             place.confirm_claim()
             started_at = now()

@@ -30,6 +30,8 @@ class Target(Value, frozen=True, kw_only=True):
     size_bytes: Bytes
     sector_bytes: SectorBytes
     contents: tuple[Found, ...]
+    paths: tuple[str, ...] = ()
+    """Every path to the disk, `path` among them, if there are several (multipath)."""
 
     @classmethod
     def of(cls, drive: Drive) -> "Target":
@@ -42,6 +44,7 @@ class Target(Value, frozen=True, kw_only=True):
             size_bytes=drive.size_bytes,
             sector_bytes=drive.sector_bytes,
             contents=drive.contents,
+            paths=drive.paths,
         )
 
     def differences(self, drive: Drive) -> tuple[str, ...]:

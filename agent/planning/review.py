@@ -166,6 +166,8 @@ def render_capture(plan: CapturePlan) -> str:
 def _disk(title: str, disk: Target) -> Iterator[str]:
     yield f"{title}:"
     yield f"  path      {disk.path} (today)"
+    if disk.paths:
+        yield f"  paths     {', '.join(disk.paths)} (all lead to this one disk)"
     for name, value in (("model", disk.model), ("serial", disk.serial), ("wwn", disk.wwn)):
         if value:
             yield f"  {name:<9} {value}"

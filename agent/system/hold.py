@@ -4,8 +4,8 @@ import errno
 import fcntl
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -17,14 +17,31 @@ _PAUSE_S: Final = 0.5
 
 
 @contextmanager
-def held(disk: Path) -> Iterator[None]:
+def held(disk: Path, paths: Iterable[str] = ()) -> Iterator[None]:
     """Refuse a disk that something uses; then keep udevd away from it until the end.
 
     udevd reads a disk's table anew whenever a writer closes it, and takes the partitions' nodes
     away for a moment. A BSD lock on the disk tells it not to (systemd's "block device locking").
     The nodes themselves come from the kernel, at once: nothing has to settle.
+
+    `paths` are all that lead to the disk (multipath), if there are several: each is held, for each
+    shows the same bytes. Afterwards the kernel reads the table anew by those not written through.
     """
-    _check_unused(disk)
+    others = [Path(path) for path in paths if Path(path) != disk and _can_open(path)]
+    for path in (disk, *others):
+        _check_unused(path)
+    with ExitStack() as stack:
+        for path in sorted((disk, *others)):
+            stack.enter_context(_locked(path))
+        yield
+        for path in others:
+            with suppress(DiskError):  # what it shows of the disk is old, and nothing needs it
+                block.flush(path)
+                block.reread_table(path)
+
+
+@contextmanager
+def _locked(disk: Path) -> Iterator[None]:
     with block.opened(disk, os.O_RDONLY) as fd:
         for attempt in range(_TRIES):
             try:
@@ -36,6 +53,15 @@ def held(disk: Path) -> Iterator[None]:
             else:
                 break
         yield
+
+
+def _can_open(path: str) -> bool:
+    """A path may be dead: then nothing uses the disk by it."""
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
 
 
 def _check_unused(disk: Path) -> None:

@@ -1,16 +1,19 @@
 """The guard of valuable things against real signatures, wherever they can be."""
 
+import fcntl
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from agent.errors import DiskError
 from agent.model.inventory import Drive
 from agent.planning.refusals import valuables
 from agent.probe import probe_drives
 from agent.system import block
 from agent.system.command import Run
+from agent.system.hold import held
 from tests.guest.conftest import sh
 from tests.guest.signatures import (
     FIRMWARE_RAID,
@@ -188,6 +191,27 @@ def test_two_paths_are_one_disk() -> None:
     assert drive(Path(nodes[0])).users == (f"{nodes[1]} is swap in use",)
     sh("swapoff", nodes[1])
     sh("wipefs", "--all", nodes[1])
+
+
+def test_every_path_of_a_disk_is_held_and_shows_what_was_written() -> None:
+    (seen,) = (one for one in probe_drives(RUN) if one.serial == "SCRATCH-PATHS")
+    nodes = [Path(path) for path in seen.paths]
+    CONTENTS["swap"][1](nodes[1])
+    sh("swapon", nodes[1])
+    with pytest.raises(DiskError, match=f"{nodes[1]} is in use"), held(nodes[0], seen.paths):
+        pass
+    sh("swapoff", nodes[1])
+    with held(nodes[0], seen.paths):
+        for node in nodes:
+            with node.open("rb") as file, pytest.raises(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        sh("sfdisk", "--quiet", "--wipe=always", nodes[0], stdin="label: gpt\nsize=10M\n")
+        assert not block.partition_nodes(nodes[1])
+    assert len(block.partition_nodes(nodes[1])) == 1
+    assert {found.what for found in drive(nodes[0]).contents} == {"gpt"}
+    sh("wipefs", "--all", nodes[0])
+    for node in nodes:
+        block.reread_table(node)
 
 
 def wwid(name: str) -> str:

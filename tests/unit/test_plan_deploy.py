@@ -24,6 +24,7 @@ from agent.model.steps import (
 from agent.model.table import PlannedTable
 from agent.model.wire import decode, encode
 from agent.planning.deploy import EDGE_BYTES, plan_deploy
+from agent.planning.review import render_plan
 from agent.planning.stack import HEAD_BYTES
 from agent.units import GiB, MiB, TiB
 from tests.unit.make_plan import (
@@ -175,6 +176,12 @@ def test_a_plan_survives_json_and_has_one_digest() -> None:
     assert again == made
     assert again.digest == made.digest == plan().digest
     assert plan(drive=make_drive(size_bytes=9 * GiB)).digest != made.digest
+
+
+def test_every_path_to_a_disk_is_in_the_plan_and_on_its_page() -> None:
+    made = plan(drive=make_drive(paths=("/dev/vda", "/dev/vdc")))
+    assert made.disks[0].target.paths == ("/dev/vda", "/dev/vdc")
+    assert "paths     /dev/vda, /dev/vdc (all lead to this one disk)" in render_plan(made)
 
 
 DIFFERENCES = (
