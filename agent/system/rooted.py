@@ -255,6 +255,7 @@ class RootedTree:
         try:
             with self._changing(path) as (parent, name):
                 os.symlink(to, name, dir_fd=parent)
+                _inherit_label(parent, name)
                 _sync(parent)
         except OSError as error:
             raise _failed("link", path, error) from error
@@ -282,6 +283,7 @@ class RootedTree:
                 with self._changing(str(at)) as (parent, name):
                     os.mkdir(name, mode, dir_fd=parent)
                     os.chown(name, 0, 0, dir_fd=parent, follow_symlinks=False)
+                    _inherit_label(parent, name)
             except OSError as error:
                 raise _failed("make the directory", str(at), error) from error
 
@@ -370,6 +372,13 @@ def _replace(parent: int, name: str, data: bytes, mode: int | None) -> None:
             os.unlink(fresh, dir_fd=parent)
         raise
     _sync(parent)
+
+
+def _inherit_label(parent: int, name: str) -> None:
+    """Give what is new its folder's SELinux label, as a kernel with SELinux does by default."""
+    with suppress(OSError):
+        label = os.getxattr(f"/proc/self/fd/{parent}/.", _SELINUX)
+        os.setxattr(f"/proc/self/fd/{parent}/{name}", _SELINUX, label, follow_symlinks=False)
 
 
 def _sync(directory: int) -> None:
