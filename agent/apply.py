@@ -44,12 +44,13 @@ from agent.model.steps import (
     MakeSwap,
     RenewBoot,
     RestoreVolume,
+    VerifyFiles,
     VerifyVolume,
     WritePendingTable,
 )
 from agent.model.table import PlannedTable
 from agent.report import Report, now, silent
-from agent.reshape import copy_files, parts_of, renew, say_lifted, take_boot
+from agent.reshape import copy_files, parts_of, renew, say_lifted, take_boot, verify_files
 from agent.system import block
 from agent.system.command import Runner
 from agent.system.hold import held
@@ -57,6 +58,9 @@ from agent.system.mount import TARGET_OPTIONS, mounted_system
 from agent.tools import boot_sector, efibootmgr, filesystems, wipefs
 from agent.tools.mkswap import make_swap
 from agent.units import Extent
+
+FILES = "files"
+"""Stands among verified volumes for the files that were copied."""
 
 
 class Source(Protocol):
@@ -141,6 +145,9 @@ class Done:
     codes: dict[str, bytes] = field(default_factory=dict)
     """The boot code of each disk."""
     verified: set[str] = field(default_factory=set)
+    """Volumes that were read back, and `FILES`."""
+    read_back_bytes: int = 0
+    """Of files; the source counts those of volumes."""
     filesystems_checked: bool = False
     touched: tuple[Touched, ...] = ()
     warnings: list[str] = field(default_factory=list)
@@ -234,6 +241,11 @@ def carry_out(
             block.flush(device)
         case CopyFiles():
             copy_files(host.run, step, devices, host.source.view, host.mount_dir, report)
+        case VerifyFiles():
+            done.read_back_bytes += verify_files(
+                host.run, step, plan.digest, devices, host.source.view, host.mount_dir, report
+            )
+            done.verified.add(FILES)
         case RenewBoot():
             done.touched += renew(host.run, step, plan, devices, host.mount_dir, report)
             done.codes, heads = take_boot(plan, devices)
@@ -298,12 +310,13 @@ def configure_system(
 
 def _verified(plan: Plan, done: Done) -> Verified:
     """Return the proof that the commit asks for. Raises DiskError if a step is missing."""
-    wanted = {step.volume for step in plan.steps if isinstance(step, VerifyVolume)}
+    steps = [step for step in plan.steps if isinstance(step, VerifyVolume | VerifyFiles)]
+    wanted = {step.volume if isinstance(step, VerifyVolume) else FILES for step in steps}
     checks = any(isinstance(step, CheckFilesystems) for step in plan.steps)
     if wanted != done.verified or checks != done.filesystems_checked:
         raise DiskError("not everything was verified that the plan says")
-    modes = [step.mode for step in plan.steps if isinstance(step, VerifyVolume)]
-    return Verified(modes[0] if modes else Verify.NONE, plan.digest, frozenset(done.verified))
+    mode = steps[0].mode if steps else Verify.NONE
+    return Verified(mode, plan.digest, frozenset(done.verified))
 
 
 def _make_harmless(

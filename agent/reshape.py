@@ -1,11 +1,12 @@
 """A template's files on another layout: copied from views, made bootable by their own programs."""
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from agent.devices import Devices
 from agent.identity.boot.esp import copy_esp
+from agent.identity.boot.relabel import ask_for_labels, can_label, has_selinux
 from agent.identity.boot.renew import (
     BootTarget,
     boot_devices,
@@ -19,7 +20,7 @@ from agent.model.event import Level, Logged
 from agent.model.layout import Layout, Vfat
 from agent.model.nodes import Disk, Partition, VolumeGroup
 from agent.model.plan import Plan
-from agent.model.steps import CopyFiles, MountPoint, RenewBoot
+from agent.model.steps import CopiedVolume, CopyFiles, MountPoint, RenewBoot, VerifyFiles
 from agent.model.template import Firmware
 from agent.planning.stack import HEAD_BYTES
 from agent.report import Report, silent
@@ -35,6 +36,7 @@ from agent.system.mount import (
     mounted,
     mounted_system,
 )
+from agent.tools.compare_files import compare_trees
 from agent.tools.copy_files import copy_tree, finish_flags
 
 View = Callable[[str], AbstractContextManager[Path]]
@@ -69,18 +71,61 @@ def copy_files(
     parts = parts_of(devices, step.mounts)
     with mounted_system(run, mount_dir, parts, TARGET_OPTIONS, make_places=True):
         for one in step.copied:
-            with view(one.volume) as device:
-                source = Part(device, "/", fstype_of(one.content), one.subvolume)
-                options = source.options(SOURCE_OPTIONS)
-                with mounted(run, device, source_dir, source.fstype, options):
-                    target = mount_dir / one.where.lstrip("/")
-                    target.mkdir(exist_ok=True)
-                    what = f"copy {one.what}"
-                    done.append(copy_tree(run, source_dir, target, report, what=what))
+            with view(one.volume) as device, _viewed(run, one, device, source_dir) as source:
+                target = mount_dir / one.where.lstrip("/")
+                target.mkdir(exist_ok=True)
+                done.append(copy_tree(run, source, target, report, what=f"copy {one.what}"))
         for copied in done:
             finish_flags(copied, report)
     for part in parts:
         block.flush(part.device)
+
+
+def verify_files(
+    run: Runner,
+    step: VerifyFiles,
+    seed: str,
+    devices: Devices,
+    view: View,
+    mount_dir: Path,
+    report: Report,
+) -> int:
+    """Compare the copied files, read from the medium, with the template's; return the bytes read.
+
+    Both are mounted anew, so nothing of them is in memory. `seed` chooses the files of a sample.
+    """
+    source_dir = mount_dir.with_name(f"{mount_dir.name}-view")
+    done = 0
+    with mounted_system(run, mount_dir, parts_of(devices, step.mounts), SOURCE_OPTIONS):
+        for one in step.copied:
+            with (
+                view(one.volume) as device,
+                _viewed(run, one, device, source_dir) as source,
+            ):
+                target = mount_dir / one.where.lstrip("/")
+                what = f"read back {one.what}"
+                compared = compare_trees(
+                    source,
+                    target,
+                    step.mode,
+                    report,
+                    seed=seed,
+                    where=one.where,
+                    others=[other.where for other in step.copied if other is not one],
+                    what=what,
+                )
+                done += compared.bytes
+                text = f"{one.what}: {compared.files} files read back, as they were copied"
+                report(Logged(level=Level.INFO, message=text))
+    return done
+
+
+@contextmanager
+def _viewed(run: Runner, one: CopiedVolume, device: Path, where: Path) -> Iterator[Path]:
+    """Mount a view of one of the template's volumes, read-only."""
+    source = Part(device, "/", fstype_of(one.content), one.subvolume)
+    with mounted(run, device, where, source.fstype, source.options(SOURCE_OPTIONS)):
+        yield where
 
 
 def say_lifted(lifted: Mapping[str, str], report: Report) -> None:
@@ -122,6 +167,10 @@ def renew(
         legs = [path for path in _esps(plan.layout, devices) if path not in esps]
         if legs:
             copy_esp(run, mount_dir / "boot/efi", legs)
+        touched += tuple(ask_for_labels(tree))
+        if has_selinux(tree) and not can_label(tree):
+            text = "the system has SELinux but no fixfiles: new files have no label (restorecon)"
+            report(Logged(level=Level.WARNING, message=text))
     below = {f"/boot/{path}": letters(flags) for path, flags in locked.items()}
     say_lifted(tree.lifted | below, report)
     for part in parts:

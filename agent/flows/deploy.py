@@ -179,7 +179,7 @@ def deploy(place: Workplace, spec: DeploySpec, reference: str, job: str) -> dict
         "fetched_bytes": source.fetched_bytes,
         "written_bytes": source.written_bytes,
         "kept_bytes": source.kept_bytes,
-        "read_back_bytes": source.read_back_bytes,
+        "read_back_bytes": source.read_back_bytes + done.read_back_bytes,
         "stage_seconds": {stage: round(took, 2) for stage, took in source.seconds.items()},
         "bottleneck": slowest(source.seconds),
         "personal_files": sorted({touched.path for touched in done.touched}),

@@ -206,6 +206,19 @@ class CopyFiles(Value, frozen=True, kw_only=True, tag="copy", tag_field="kind"):
         return f"copy the files of {', '.join(one.what for one in self.copied)} ({size})"
 
 
+class VerifyFiles(Value, frozen=True, kw_only=True, tag="verify-files", tag_field="kind"):
+    """Read copied files back from the medium and compare them with the template's."""
+
+    copied: tuple[CopiedVolume, ...]
+    mounts: tuple[MountPoint, ...]
+    mode: Verify
+    destructive = False
+
+    def summary(self) -> str:
+        how = "all" if self.mode is Verify.FULL else "a sample"
+        return f"read back {how} of the files of {', '.join(one.what for one in self.copied)}"
+
+
 class ConfigureSystem(Value, frozen=True, kw_only=True, tag="configure", tag_field="kind"):
     """The system becomes this machine's own: identity and network.
 
@@ -321,6 +334,7 @@ DeployStep = (
     | GrowVolume
     | MakeFilesystem
     | CopyFiles
+    | VerifyFiles
     | ConfigureSystem
     | RenewBoot
     | CheckFilesystems

@@ -8,7 +8,7 @@ system's own programs, last before the commit.
 from collections.abc import Iterator
 
 from agent.model.inventory import Inventory
-from agent.model.job import DeploySpec
+from agent.model.job import DeploySpec, Verify
 from agent.model.layout import (
     MOST_UNMOUNTED,
     BootCode,
@@ -34,6 +34,7 @@ from agent.model.steps import (
     MakeSwap,
     MountPoint,
     RenewBoot,
+    VerifyFiles,
 )
 from agent.model.template import Firmware, TemplateConfig
 from agent.planning.same_shape import mount_points
@@ -149,10 +150,10 @@ def reshape_steps(
                 what=name_of(volume),
             )
     mounts = system_mounts(layout)
-    yield CopyFiles(
-        copied=tuple(_copies(template.layout)),
-        mounts=mounts,
-    )
+    copied = tuple(_copies(template.layout))
+    yield CopyFiles(copied=copied, mounts=mounts)
+    if spec.verify is not Verify.NONE:
+        yield VerifyFiles(copied=copied, mounts=mounts, mode=spec.verify)
     yield configuring(inventory, template, spec, mounts)
     esps = [volume for volume in layout.volumes if isinstance(volume.content, Vfat)]
     yield RenewBoot(

@@ -43,7 +43,7 @@ from tests.contracts.fake_registry import FakeRegistry
 from tests.contracts.stream_builders import make_client
 from tests.guest import layouts
 from tests.guest.conftest import sh
-from tests.guest.layouts import Bench, Source, drive_of, fill
+from tests.guest.layouts import Bench, Source, drive_of, fill, mounted_all
 from tests.unit.make_plan import make_inventory
 
 KEYS = (DiskKey(passphrase=layouts.KEY),)
@@ -113,9 +113,19 @@ class Captured:
 
 
 @contextmanager
-def captured(bench: Bench, source: Source, where: Path) -> Iterator[Captured]:
-    """Yield a template of `source`, filled; its disks must stay as they are to the last byte."""
+def captured(
+    bench: Bench,
+    source: Source,
+    where: Path,
+    change: Callable[[Path], None] = lambda _where: None,
+) -> Iterator[Captured]:
+    """Yield a template of `source`, filled; its disks must stay as they are to the last byte.
+
+    `change` is called with the mounted system.
+    """
     fill(source, where)
+    with mounted_all(source.mounts, where):
+        change(where)
     tree = known_files(source_parts(source), where)
     bench.stop()
     before = [digest(disk) for disk in source.disks]

@@ -26,6 +26,7 @@ BUNDLES = {
         "tests/guest/test_view.py",
         "tests/guest/test_nbd.py",
         "tests/guest/test_copies.py",
+        "tests/guest/test_other_layout.py",
         "tests/guest/test_sandbox.py",
     ),
     "rest": (
