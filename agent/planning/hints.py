@@ -4,6 +4,7 @@ The first disk is never taken for the right one: with several that match, or non
 all of them says why each was passed over and which argument would choose it.
 """
 
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -81,12 +82,10 @@ def kernel_argument(name: str, value: str) -> str:
 
 
 def command_argument(name: str, value: str, role: str | None = None) -> str:
-    """Return a hint as it is written for `agent`, or with a `role` also for `metalcast job`."""
+    """Return a hint for a shell to `agent`, or with a `role` also to `metalcast job`."""
     if role:
-        text = f"--disk {role}:{name}={value}"
-        return f'--disk "{role}:{name}={value}"' if " " in value else text
-    text = f"--disk-{name.replace('_', '-')} "
-    return text + (f'"{value}"' if " " in value else value)
+        return f"--disk {shlex.quote(f'{role}:{name}={value}')}"
+    return f"--disk-{name.replace('_', '-')} {shlex.quote(value)}"
 
 
 def render_candidates(verdicts: Sequence[Verdict], role: str | None = None) -> tuple[str, ...]:

@@ -1,10 +1,12 @@
 """Several roles, several disks: each choice is forced, or nothing is chosen."""
 
 import itertools
+import shlex
 
 import pytest
 
 from agent.errors import PlanRefused, UsageError, hint_of
+from agent.model.disk_words import parse_role_hints
 from agent.model.inventory import Drive, Transport
 from agent.model.job import DiskHints
 from agent.planning.hint_words import size_test, text_test
@@ -64,6 +66,33 @@ def test_what_is_left_to_chance_is_refused_with_the_argument_for_each_candidate(
     assert hint_of(refused.value) == (
         "name the disk: --disk disk1:wwn=0x5002538e00000062 or --disk disk1:wwn=0x5002538e00000063"
     )
+
+
+def test_the_arguments_of_the_tables_can_be_pasted_and_choose_what_they_say() -> None:
+    """A template knows no serials, so several disks are named at each deployment."""
+    odd = 'A "B" $C\'s'
+    slot = "/dev/disk/by-path/pci-0000:00:1f.2-ata-1"
+    drives = [
+        A,
+        make_drive("sdb", wwn=None),
+        make_drive("sdc", wwn=None, serial="with blanks  in it"),
+        make_drive("sdd", wwn=None, serial=odd),
+        make_drive("sde", wwn=None, serial=None, by_path=slot),
+        make_drive("sdf", wwn=None, serial=None, hctl="0:2:1:0"),
+        make_drive("sdg", wwn=None, serial=None),
+    ]
+    roles = tuple(f"disk{number}" for number in range(len(drives)))
+    with pytest.raises(PlanRefused) as refused:
+        pick_disks(dict.fromkeys(roles, ANY), drives)
+    words: list[str] = []
+    for number, role in enumerate(roles):
+        rows = [row for row in refused.value.objections if f"{role}:" in row and "  " in row]
+        assert len(rows) == len(drives)
+        pasted = shlex.split(rows[number][rows[number].index("--disk ") :])
+        assert rows[number].startswith(drives[number].path)
+        words.append(pasted[1])
+    asked = {role: DiskHints(**hints) for role, hints in parse_role_hints(words).items()}
+    assert pick_disks(asked, drives) == dict(zip(roles, drives, strict=True))
 
 
 def test_every_role_that_is_open_has_its_table() -> None:
