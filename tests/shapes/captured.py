@@ -15,7 +15,7 @@ UUID=5f1c9a52-0c63-4a0e-9a5a-8f8e21d5a001 / ext4 errors=remount-ro 0 1
 UUID=4D43-0001 /boot/efi vfat umask=0077 0 1
 UUID=5f1c9a52-0c63-4a0e-9a5a-8f8e21d5a002 none swap sw 0 0
 """
-_DEFAULT_GRUB = """\
+DEFAULT_GRUB = """\
 GRUB_DEFAULT=0
 GRUB_TIMEOUT=0
 GRUB_DISTRIBUTOR=Debian
@@ -44,8 +44,13 @@ def make_table(layout: Layout, name: str, disk: Path) -> None:
 def leave_as_captured(root: Path) -> None:
     """Give the tree the files that the source server had."""
     (root / "etc/fstab").write_text(_FSTAB)
-    (root / "etc/default/grub").write_text(_DEFAULT_GRUB)
+    (root / "etc/default/grub").write_text(DEFAULT_GRUB)
     (root / "etc/hostname").write_text("mirrored\n")
+    set_password(root)
+
+
+def set_password(root: Path) -> None:
+    """Let root log in on the console with the password of the harness."""
     shadow = root / "etc/shadow"
     lines = shadow.read_text().splitlines()
     shadow.write_text(
