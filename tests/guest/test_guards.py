@@ -141,6 +141,20 @@ def test_where_only_the_backup_table_names_it(name: str, scratch: list[Path]) ->
     assert what in guarded(scratch[0]).get(str(scratch[0]), set())
 
 
+def test_what_cannot_be_told_apart_needs_consent(scratch: list[Path]) -> None:
+    """Two filesystems in one place where the kernel shows no partition: blkid gives up."""
+    last = partitioned(scratch[0], "gpt")[-1]
+    sh("mkfs.xfs", "-q", "-f", last)
+    with last.open("rb") as file:
+        head = file.read(512)
+    sh("mkfs.ext4", "-q", "-F", last)
+    put(last, 0, head)
+    put(scratch[0], 0, bytes(34 * 512))
+    block.reread_table(scratch[0])
+    sh("udevadm", "settle")
+    assert guarded(scratch[0]) == {str(scratch[0]): {"ambiguous"}}
+
+
 def test_what_is_open_is_in_use(scratch: list[Path], tmp_path: Path) -> None:
     uses: dict[str, Callable[[Path], object]] = {
         "swap": lambda path: sh("swapon", path),
