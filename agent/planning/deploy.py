@@ -60,6 +60,7 @@ from agent.planning.stack import (
     withheld,
 )
 from agent.planning.tables import pending
+from agent.planning.thin import overcommitted
 from agent.units import Extent, MiB
 
 EDGE_BYTES: Final = 8 * MiB
@@ -121,6 +122,7 @@ def plan_deploy(
             *_damage(template),
             *shape.notes,
             *_degraded(layout),
+            *overcommitted(layout),
             *(() if wanted is None else left_behind(template.layout)),
         ),
     )

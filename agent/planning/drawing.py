@@ -14,6 +14,7 @@ from agent.model.nodes import (
     VolumeGroup,
 )
 from agent.planning.same_shape import mount_points
+from agent.planning.thin import promised_bytes
 from agent.units import format_bytes
 
 _WIDTH: Final = 72
@@ -63,7 +64,7 @@ def _below(layout: Layout, node: Node, indent: str) -> Iterator[str]:
     children += [v for v in layout.volumes if v.on == node.id and _is_shown(v)]
     for number, child in enumerate(children):
         last = number == len(children) - 1
-        yield f"{indent}{'└─' if last else '├─'} {_line(child)}"
+        yield f"{indent}{'└─' if last else '├─'} {_line(layout, child)}"
         if not isinstance(child, Volume) and child.below[0] == node.id:
             # what stands on several things is drawn on the first alone
             yield from _below(layout, child, indent + ("   " if last else "│  "))
@@ -77,7 +78,7 @@ def _is_shown(volume: Volume) -> bool:
     return not isinstance(volume.content, BootCode | MbrGap)
 
 
-def _line(child: Node | Volume) -> str:
+def _line(layout: Layout, child: Node | Volume) -> str:
     match child:
         case Volume():
             kind = type(child.content).__name__.lower()
@@ -95,7 +96,9 @@ def _line(child: Node | Volume) -> str:
         case VolumeGroup():
             return f"volume group {child.name} of {len(child.physical)}"
         case LogicalVolume():
-            return f"{child.name}  {child.lv}, {format_bytes(child.size_bytes)}"
+            promised = promised_bytes(layout, child)
+            more = f", {format_bytes(promised)} promised" if promised > child.size_bytes else ""
+            return f"{child.name}  {child.lv}, {format_bytes(child.size_bytes)}{more}"
         case Disk():
             return child.id
 
