@@ -18,6 +18,7 @@ from agent.model.layout import (
     Layout,
 )
 from agent.model.luks import payload_bytes
+from agent.model.lvm_size import physical_bytes
 from agent.model.md_size import usable_bytes
 from agent.model.nodes import (
     BIOS_BOOT_TYPE,
@@ -57,7 +58,6 @@ from agent.model.storage import (
     Storage,
 )
 from agent.model.template import TemplateConfig
-from agent.planning.capacity import group_bytes
 from agent.planning.free_space import ALIGNMENT
 from agent.planning.new_volume import new_volume
 from agent.planning.tables import Room
@@ -348,7 +348,7 @@ def _group(making: _Making, action: GroupAction) -> None:
             PhysicalVolume(
                 on=on,
                 uuid=making.lvm_uuid(f"{action.id}:{on}"),
-                size_bytes=group_bytes(size, EXTENT_BYTES),
+                size_bytes=physical_bytes(size, EXTENT_BYTES),
             )
             for on, size in zip(action.devices, sizes, strict=True)
         ),
@@ -356,7 +356,7 @@ def _group(making: _Making, action: GroupAction) -> None:
         uuid=making.lvm_uuid(action.id),
         extent_bytes=EXTENT_BYTES,
     )
-    making.free[action.id] = sum(group_bytes(size, EXTENT_BYTES) for size in sizes)
+    making.free[action.id] = sum(physical_bytes(size, EXTENT_BYTES) for size in sizes)
 
 
 def _logical(making: _Making, action: LogicalAction) -> None:

@@ -211,12 +211,6 @@ def close_luks(run: Runner, name: str) -> None:
     run(["cryptsetup", "close", _checked(name)])
 
 
-def grow_luks(run: Runner, name: str, key: bytes) -> None:
-    """Let the open mapping `name` fill its device, which has grown. Raises WrongKey."""
-    words = ["cryptsetup", "resize", _BY_STDIN, _checked(name)]
-    _try(run, words, Path("/dev/mapper") / name, key)
-
-
 def make_luks(run: Runner, luks: Luks, device: Path, key: bytes) -> None:
     """Make a container like `luks` on `device`, opened by `key`. Its master key is a new one.
 

@@ -1,4 +1,4 @@
-"""lvm(8): make, grow and stop volume groups and their volumes, with the UUIDs of the source.
+"""lvm(8): make and stop volume groups and their volumes, with the UUIDs of the source.
 
 Each function is told the group's devices and sees no others: a group of the same name elsewhere in
 the machine is neither used nor in the way.
@@ -14,28 +14,20 @@ from agent.errors import DiskError
 from agent.model.nodes import LogicalVolume, LvKind, NodeId, VolumeGroup
 from agent.system.command import Runner
 from agent.tools.lvm_command import lvm
-from agent.tools.lvm_devices import DeviceEntry, render_devices_file
-from agent.tools.lvm_names import mapper_path, usable_extents
+from agent.tools.lvm_names import mapper_path
 from agent.tools.lvm_report import FoundGroup, read_groups
 from agent.tools.lvm_source import active_read_only
-from agent.units import align_down
 
 __all__ = [
-    "DeviceEntry",
     "FoundGroup",
     "active_read_only",
     "deactivate",
-    "grow_logical",
-    "grow_physical",
     "keep_uuids",
     "make_group",
     "make_logical",
     "make_physical",
     "mapper_path",
     "read_groups",
-    "render_devices_file",
-    "sync_percent",
-    "usable_extents",
 ]
 
 _MADE_AS: Final = {LvKind.MIRROR: "raid1"}
@@ -51,7 +43,7 @@ def make_physical(run: Runner, device: Path, uuid: str) -> None:
     """Make `device` a physical volume; whatever it held is gone."""
     words: list[str | Path] = ["pvcreate", "--yes", "--force", "--zero", "y"]
     words += ["--uuid", uuid, "--norestorefile"]
-    # Else the geometry of a raid below moves the first extent: see `usable_extents`.
+    # Else the geometry of a raid below moves the first extent: see `agent.model.lvm_size`.
     words += ["--dataalignment", "1m", "--dataalignmentoffset", "0"]
     lvm(run, [*words, device], [device])
 
@@ -149,46 +141,6 @@ def deactivate(run: Runner, group: VolumeGroup, devices: Mapping[NodeId, Path]) 
     lvm(run, ["vgchange", "--activate", "n", group.name], _members(group, devices))
 
 
-def sync_percent(
-    run: Runner, group: VolumeGroup, lv: LogicalVolume, devices: Mapping[NodeId, Path]
-) -> float:
-    """Return how much of an active raid is in step; 100 for what is no raid."""
-    words = ["lvs", "--noheadings", "--options", "sync_percent", f"{group.name}/{lv.name}"]
-    text = lvm(run, words, _members(group, devices)).text.strip()
-    try:
-        return float(text) if text else 100.0
-    except ValueError as error:
-        raise DiskError(f"lvs says {text[:40]!r} of how much of {lv.name} is in step") from error
-
-
-def grow_physical(run: Runner, device: Path, members: Iterable[Path]) -> None:
-    """Let the physical volume on `device` fill it. `members` are all devices of its group."""
-    lvm(run, ["pvresize", device], members)
-
-
-def grow_logical(
-    run: Runner, group: VolumeGroup, name: str, size_bytes: int | None, members: Iterable[Path]
-) -> int:
-    """Let a volume have `size_bytes`, rounded down to extents, or all free room for None.
-
-    Returns its size afterwards: striped volumes get whole stripes. It never shrinks.
-    """
-    seen = list(members)
-    volume = f"{group.name}/{name}"
-    before = _size(run, volume, seen)
-    if size_bytes is None:
-        room = ["--extents", "+100%FREE"]
-        wanted = _free(run, group, seen) > 0
-    else:
-        size_bytes = align_down(size_bytes, group.extent_bytes)
-        room = ["--size", f"{size_bytes}b"]
-        wanted = size_bytes > before
-    if not wanted:
-        return before
-    lvm(run, ["lvextend", "--yes", *room, volume], seen)
-    return _size(run, volume, seen)
-
-
 def _members(group: VolumeGroup, devices: Mapping[NodeId, Path]) -> Sequence[Path]:
     return [devices[one.on] for one in group.physical]
 
@@ -202,20 +154,3 @@ def _with_id(text: str, before: str, uuid: str) -> str:
     if count != 1:
         raise DiskError(f"LVM's metadata have {count} places for the UUID {uuid}, not one")
     return changed
-
-
-def _size(run: Runner, volume: str, seen: Sequence[Path]) -> int:
-    return _asked(run, ["lvs", "--options", "lv_size", volume], seen)
-
-
-def _free(run: Runner, group: VolumeGroup, seen: Sequence[Path]) -> int:
-    return _asked(run, ["vgs", "--options", "vg_free_count", group.name], seen)
-
-
-def _asked(run: Runner, words: Sequence[str], seen: Sequence[Path]) -> int:
-    program, *rest = words
-    more = ["--noheadings", "--units", "b", "--nosuffix"]
-    text = lvm(run, [program, *more, *rest], seen).text.strip()
-    if not text.isdigit():
-        raise DiskError(f"{program} says {text[:40]!r}: not a number")
-    return int(text)

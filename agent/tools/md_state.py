@@ -59,15 +59,6 @@ def check(device: Path, timeout_s: float = 24 * 3600.0) -> int:
     return int(_read(device, "mismatch_cnt", ""))
 
 
-def has_bitmap(device: Path) -> bool:
-    return _read(device, "bitmap/location", "none") != "none"
-
-
-def level_of(device: Path) -> str:
-    """Return the level as the kernel calls it: `raid5`."""
-    return _read(device, "level", "")
-
-
 def _wait(
     device: Path,
     report: Callable[[float], None],

@@ -1,4 +1,4 @@
-"""mdadm(8): arrays of Linux software RAID, read without a write, made anew, grown, stopped.
+"""mdadm(8): arrays of Linux software RAID, read without a write, made anew, stopped.
 
 Devices are numbered ones, `/dev/md100`: their node is the kernel's own, so nothing waits for a
 link that udev makes later. The name in the superblock is what the captured system goes by.
@@ -20,8 +20,6 @@ from agent.tools.md_examine import MdMember, examine, parse_examine
 from agent.tools.md_state import (
     SyncState,
     check,
-    has_bitmap,
-    level_of,
     sync_state,
     wait_for_sync,
 )
@@ -33,11 +31,9 @@ __all__ = [
     "SyncState",
     "assemble_read_only",
     "check",
-    "conf_line",
     "examine",
     "find_arrays",
     "free_device_name",
-    "grow_to_members",
     "make_array",
     "make_words",
     "parse_examine",
@@ -45,13 +41,11 @@ __all__ = [
     "sync_state",
     "usable_bytes",
     "wait_for_sync",
-    "zero_superblock",
 ]
 
 _DEVICE_NAME: Final = re.compile(r"md\d{1,4}")
 _POSIX_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _ZEROING_TIMEOUT_S: Final = 4 * 3600.0
-_GROWS: Final = frozenset({"raid1", "raid4", "raid5", "raid6", "raid10"})
 _STOP_TRIES: Final = 20
 _STOP_PAUSE_S: Final = 0.5
 _FIRST_NUMBER: Final = 100
@@ -174,42 +168,6 @@ def stop(run: Runner, device: Path) -> None:
             return
         time.sleep(_STOP_PAUSE_S)
     run(["mdadm", "--stop", device])
-
-
-def grow_to_members(run: Runner, device: Path) -> int:
-    """Let the running array use all of its members, which have grown; return its size in bytes.
-
-    Superblocks at the end of a member move, which a stopped array could not do. Use
-    `wait_for_sync` afterwards. Raises DiskError for linear and RAID0, which do not grow.
-    """
-    if (level := level_of(device)) not in _GROWS:
-        raise DiskError(f"{device} is {level}: it does not grow with its members")
-    bitmap = has_bitmap(device)
-    # The kernel does not move a superblock at the end, nor resize, while there is a bitmap.
-    if bitmap:
-        run(["mdadm", "--grow", device, "--bitmap=none"])
-    run(["mdadm", "--grow", device, "--size=max"])
-    if bitmap:
-        run(["mdadm", "--grow", device, "--bitmap=internal"])
-    return block.size_bytes(device)
-
-
-def zero_superblock(run: Runner, device: Path) -> None:
-    """Take away each superblock that `device` has, wherever it lies."""
-    if examine(run, device) is not None:
-        run(["mdadm", "--zero-superblock", "--config=none", device])
-
-
-def conf_line(array: Array, device: str | None = None) -> str:
-    """Return the line of mdadm.conf that names `array`; `device`: what the system calls it."""
-    name = array.name.rpartition(":")[2]
-    path = device or (f"/dev/md/{name}" if name else "/dev/md/" + array.id.removeprefix("md"))
-    words = ["ARRAY", path, f"metadata={array.metadata}"]
-    if array.spares:
-        words.append(f"spares={len(array.spares)}")
-    if array.name:
-        words.append(f"name={array.name}")
-    return " ".join([*words, f"UUID={array.uuid}"])
 
 
 def _target(device_name: str) -> Path:

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from agent.errors import SourceUnfit
+from agent.model.lvm_size import usable_extents
 from agent.model.nodes import LogicalVolume, LvKind, PhysicalVolume, VolumeGroup
 from agent.system import block
 from agent.system.command import Run
@@ -106,8 +107,8 @@ def test_a_group_goes_to_other_disks(loops: Loops, scratch: list[Path]) -> None:
     group = found.group
     assert (group.id, group.name, group.extent_bytes) == ("vg0", "vg-src", EXTENT)
     assert [(one.on, one.size_bytes // EXTENT) for one in group.physical] == [
-        ("disk0", lvm.usable_extents(128 * MiB, EXTENT)),
-        ("disk1", lvm.usable_extents(160 * MiB, EXTENT)),
+        ("disk0", usable_extents(128 * MiB, EXTENT)),
+        ("disk1", usable_extents(160 * MiB, EXTENT)),
     ]
     shapes = {lv.name: msgspec.to_builtins(lv) for lv in found.volumes}
     assert list(shapes) == ["boot", "fast", "pool", "root", "snap", "thin"]
@@ -222,7 +223,7 @@ def test_each_raid_is_made_as_it_was_read(loops: Loops) -> None:
     held = {lv.name: fill(lvm.mapper_path("made", lv.name)) for lv in volumes}
     for lv in volumes:
         if lv.lv is not LvKind.RAID0:
-            in_step(group, lv, devices)
+            in_step(lv, devices)
     lvm.deactivate(RUN, group, devices)
     (found,) = lvm.read_groups(RUN, devices)
     assert found.unfit == ()
@@ -235,13 +236,14 @@ def test_each_raid_is_made_as_it_was_read(loops: Loops) -> None:
             assert paths[lv.id].read_bytes() == held[lv.name], lv.name
 
 
-def in_step(group: VolumeGroup, lv: LogicalVolume, devices: Mapping[str, Path]) -> None:
+def in_step(lv: LogicalVolume, devices: Mapping[str, Path]) -> None:
     """Wait for the sync, then let the kernel compare what the devices of the raid hold."""
     name = f"made/{lv.name}"
+    words = ("lvs", "--noheadings", "--options", "sync_percent", name)
     for _ in range(60):
-        if lvm.sync_percent(RUN, group, lv, devices) == 100.0:
+        if tool(devices, *words).strip() == "100.00":
             break
-    assert lvm.sync_percent(RUN, group, lv, devices) == 100.0
+    assert tool(devices, *words).strip() == "100.00"
     mapped = lvm.mapper_path("made", lv.name)
     sh("dmsetup", "message", mapped, "0", "check")
     for _ in range(300):
@@ -249,31 +251,6 @@ def in_step(group: VolumeGroup, lv: LogicalVolume, devices: Mapping[str, Path]) 
         if fields[7] == "idle":
             break
     assert fields[7:9] == ["idle", "0"], name
-
-
-def test_a_group_grows(loops: Loops, tmp_path: Path) -> None:
-    devices = on(loops(32 * MiB, 40 * MiB))
-    members = list(devices.values())
-    group = a_group(2)
-    root = LogicalVolume(
-        id="vg0lv0",
-        on="vg0",
-        name="root",
-        uuid="Volum0-aaaa-bbbb-cccc-dddd-eeee-ffffff",
-        lv=LvKind.LINEAR,
-        size_bytes=8 * MiB,
-    )
-    make(group, (root,), devices)
-    assert lvm.grow_logical(RUN, group, "root", 20 * MiB + 1, members) == 20 * MiB
-    assert lvm.grow_logical(RUN, group, "root", 12 * MiB, members) == 20 * MiB
-    os.truncate(tmp_path / "disk-0", 64 * MiB)
-    sh("losetup", "--set-capacity", members[0])
-    lvm.grow_physical(RUN, members[0], members)
-    extents = lvm.usable_extents(64 * MiB, MiB) + lvm.usable_extents(40 * MiB, MiB)
-    assert lvm.grow_logical(RUN, group, "root", None, members) == extents * MiB
-    assert lvm.grow_logical(RUN, group, "root", None, members) == extents * MiB
-    assert block.size_bytes(lvm.mapper_path("made", "root")) == extents * MiB
-    lvm.deactivate(RUN, group, devices)
 
 
 def test_what_is_not_captured_is_refused_with_what_to_do(loops: Loops) -> None:
@@ -355,6 +332,6 @@ def test_a_volume_is_as_large_as_promised(loops: Loops) -> None:
         lvm.make_physical(RUN, device, uuid)
         lvm.make_group(RUN, group, {"disk0": device})
         (found,) = lvm.read_groups(RUN, {"disk0": device})
-        assert found.group.physical[0].size_bytes == lvm.usable_extents(size, extent) * extent
+        assert found.group.physical[0].size_bytes == usable_extents(size, extent) * extent
         assert found.group.physical[0].uuid == uuid
         assert found.volumes == ()

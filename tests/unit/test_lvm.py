@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from agent.errors import DiskError
+from agent.model.lvm_size import physical_bytes, usable_extents
 from agent.model.nodes import LogicalVolume, LvKind, PhysicalVolume, VolumeGroup
 from agent.model.wire import BadDocument
 from agent.tools import lvm
@@ -116,17 +117,10 @@ def test_commands_see_the_devices_of_the_group_alone() -> None:
 def test_label_and_metadata_take_a_mebibyte(
     device_bytes: int, extent_bytes: int, extents: int
 ) -> None:
-    assert lvm.usable_extents(device_bytes, extent_bytes) == extents
+    assert usable_extents(device_bytes, extent_bytes) == extents
+    assert physical_bytes(device_bytes, extent_bytes) == extents * extent_bytes
 
 
-def test_a_volume_that_is_large_enough_is_left_alone() -> None:
-    run = FakeRun({"lvm lvs": "  8388608\n", "lvm vgs": "  0\n"})
-    assert lvm.grow_logical(run, GROUP, "data", 8 * MiB + 5, [Path("/dev/sda2")]) == 8 * MiB
-    assert lvm.grow_logical(run, GROUP, "data", None, [Path("/dev/sda2")]) == 8 * MiB
-    assert not [asked for asked in run.asked if asked.words[1] == "lvextend"]
-
-
-# What LVM 2.03.31 said of a new group of two loop devices.
 REPORT = """\
   {
       "report": [
@@ -241,34 +235,3 @@ def test_only_the_uuids_of_the_metadata_change() -> None:
 def test_metadata_of_another_group_are_not_changed() -> None:
     with pytest.raises(DiskError, match="0 places for the UUID"):
         with_uuids(METADATA, GROUP, [volume(LvKind.LINEAR, "absent")])
-
-
-def test_a_devices_file_names_lasting_ids() -> None:
-    entry = lvm.DeviceEntry(
-        "ABCDEF-1111-2222-3333-4444-5555-666666",
-        "sys_wwid",
-        "naa.5002538e40a1b2c3",
-        "/dev/sda3",
-        3,
-    )
-    array = lvm.DeviceEntry(
-        "GHIJKL-1111-2222-3333-4444-5555-666666", "md_uuid", "fbba4ab2:1f0a", "/dev/md0"
-    )
-    assert lvm.render_devices_file([entry, array]) == (
-        "# LVM uses devices listed in this file.\n"
-        "VERSION=1.1.1\n"
-        "IDTYPE=sys_wwid IDNAME=naa.5002538e40a1b2c3 DEVNAME=/dev/sda3 "
-        "PVID=ABCDEF11112222333344445555666666 PART=3\n"
-        "IDTYPE=md_uuid IDNAME=fbba4ab2:1f0a DEVNAME=/dev/md0 "
-        "PVID=GHIJKL11112222333344445555666666\n"
-    )
-
-
-@pytest.mark.parametrize(
-    ("id_type", "id_name"),
-    [("devname", "/dev/sda3"), ("sys_wwid", ""), ("sys_serial", "two words"), ("loop_file", "/x")],
-)
-def test_without_a_lasting_id_the_devices_file_goes(id_type: str, id_name: str) -> None:
-    uuid = "ABCDEF-1111-2222-3333-4444-5555-666666"
-    assert lvm.render_devices_file([lvm.DeviceEntry(uuid, id_type, id_name, "/dev/sda3")]) is None
-    assert lvm.render_devices_file([]) is None

@@ -147,14 +147,6 @@ def test_a_mirror_of_one() -> None:
     assert words(one, 1).endswith("--bitmap=internal --force --raid-devices=1 /dev/sda1")
 
 
-def test_the_line_of_mdadm_conf() -> None:
-    assert mdadm.conf_line(ARRAY) == (f"ARRAY /dev/md/root metadata=1.2 name=web1:root UUID={UUID}")
-    old = changed(ARRAY, metadata=MdMetadata.V0_90, name="", spares=("disk3",))
-    assert mdadm.conf_line(old, "/dev/md0") == (
-        f"ARRAY /dev/md0 metadata=0.90 spares=1 UUID={UUID}"
-    )
-
-
 @pytest.mark.parametrize(
     ("level", "layout", "slots", "areas", "expected"),
     [
