@@ -17,6 +17,7 @@ from agent.identity.boot.renew import (
 from agent.identity.boot.rewrite import rewrite_boot_files
 from agent.identity.values import Touched
 from agent.model.event import Level, Logged
+from agent.model.filesystems import fstype_of
 from agent.model.layout import Layout, Vfat
 from agent.model.nodes import Disk, Partition, VolumeGroup
 from agent.model.plan import Plan
@@ -32,7 +33,6 @@ from agent.system.mount import (
     SYSTEM_OPTIONS,
     TARGET_OPTIONS,
     Part,
-    fstype_of,
     mounted,
     mounted_system,
 )

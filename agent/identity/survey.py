@@ -12,13 +12,14 @@ from msgspec.structs import replace
 from agent.errors import AgentError
 from agent.identity.configure import redaction_paths
 from agent.identity.os import identify_os
+from agent.model.filesystems import fstype_of
 from agent.model.found import FoundContent, FoundSystem, RedactedFile, Survey
 from agent.model.layout import MOST_UNMOUNTED, Btrfs, Ext, F2fs, Xfs
 from agent.model.nodes import LogicalVolume, Luks, Node, NodeId, Partition, VolumeGroup, mapped_name
 from agent.model.steps import MountPoint
 from agent.system.command import Runner
 from agent.system.fiemap import NoPlace, file_extents
-from agent.system.mount import SOURCE_OPTIONS, Part, fstype_of, mounted_system
+from agent.system.mount import SOURCE_OPTIONS, Part, mounted_system
 from agent.system.rooted import RootedTree
 from agent.tools.btrfs import find_subvolumes
 

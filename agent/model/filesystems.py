@@ -3,7 +3,7 @@
 import re
 from typing import Final
 
-from agent.model.layout import Btrfs, Content, Exfat, Ext, F2fs, Ntfs, Vfat, Xfs
+from agent.model.layout import Btrfs, Content, Exfat, Ext, F2fs, Ntfs, Swap, Vfat, Xfs
 from agent.model.template import OsIdentity
 
 _UNKNOWN_AGE: Final = 2016
@@ -18,6 +18,35 @@ _EXT_NEW: Final = (
 )
 """The defaults from e2fsprogs 1.43 on. Without those of 1.47 (orphan_file, metadata_csum_seed):
 the GRUB of Debian 12 does not read the second, and 1.46 mends neither."""
+
+
+_DRIVERS: Final = {
+    Ext: "ext4",
+    Xfs: "xfs",
+    Btrfs: "btrfs",
+    F2fs: "f2fs",
+    Ntfs: "ntfs3",
+    Exfat: "exfat",
+    Vfat: "vfat",
+}
+
+
+def fstype_of(content: Content) -> str:
+    """Return the kernel's driver for a filesystem of this kind. ext4 reads ext2 and ext3, too."""
+    return _DRIVERS[type(content)]
+
+
+def fstab_type(content: Content) -> str | None:
+    """Return the third field of fstab; None for what is no filesystem."""
+    match content:
+        case Ext(features=features):
+            if {"extent", "extents", "64bit"} & set(features):
+                return "ext4"
+            return "ext3" if "has_journal" in features else "ext2"
+        case Swap():
+            return "swap"
+        case _:
+            return _DRIVERS.get(type(content))
 
 
 def can_grow(content: Content) -> bool:

@@ -126,6 +126,17 @@ class Volume(Value, frozen=True, kw_only=True):
     mount: str | None = None
     """Where the captured system mounts it, by its fstab: `/`, `/boot/efi`."""
 
+    @property
+    def mounts(self) -> tuple[tuple[str, str | None], ...]:
+        """Where the system mounts it, and the subvolumes in it, each with its subvolume's path."""
+        plain: list[tuple[str, str | None]] = [(self.mount, None)] if self.mount else []
+        below = self.content.subvolumes if isinstance(self.content, Btrfs) else ()
+        return (*plain, *((one.mount, one.path) for one in below))
+
+    @property
+    def mount_points(self) -> tuple[str, ...]:
+        return tuple(where for where, _subvolume in self.mounts)
+
 
 class Layout(Value, frozen=True, kw_only=True):
     nodes: tuple[Node, ...]

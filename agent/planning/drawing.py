@@ -13,7 +13,6 @@ from agent.model.nodes import (
     Partition,
     VolumeGroup,
 )
-from agent.planning.same_shape import mount_points
 from agent.planning.thin import promised_bytes
 from agent.units import format_bytes
 
@@ -82,7 +81,7 @@ def _line(layout: Layout, child: Node | Volume) -> str:
     match child:
         case Volume():
             kind = type(child.content).__name__.lower()
-            where = ", ".join(mount_points(child))
+            where = ", ".join(child.mount_points)
             used = f", {format_bytes(child.used_bytes)} used" if child.used_bytes else ""
             return f"{kind} {where}".rstrip() + used
         case Partition():
@@ -107,7 +106,7 @@ def _short(layout: Layout, node_id: str) -> str:
     """Return a word or two for what ends up on a node: `/`, `swap`, `md0`."""
     for volume in layout.volumes:
         if volume.on == node_id and _is_shown(volume):
-            places = mount_points(volume)
+            places = volume.mount_points
             return places[0] if places else type(volume.content).__name__.lower()
     above = [node for node in layout.above(node_id) if not isinstance(node, Partition)]
     return above[0].id if above else ""

@@ -103,8 +103,7 @@ def _needs(
 
 
 def _is_early(volume: Volume) -> bool:
-    subvolumes = volume.content.subvolumes if isinstance(volume.content, Btrfs) else ()
-    return bool({"/", "/usr"} & {volume.mount, *(one.mount for one in subvolumes)})
+    return bool({"/", "/usr"} & set(volume.mount_points))
 
 
 def _below(layout: Layout, node_id: str) -> set[str]:

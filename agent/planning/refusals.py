@@ -13,7 +13,6 @@ from agent.model.template import FORMAT_VERSION, TemplateConfig
 from agent.network import intended_network, missing_cards, render_network
 from agent.planning.damage import DAMAGE_CONSENT, damage_lines
 from agent.planning.free_space import usable
-from agent.planning.same_shape import mount_points
 from agent.planning.soundness import about_layout
 from agent.planning.stack import UnixFiles
 from agent.planning.tables import Room, sector_objections
@@ -111,7 +110,7 @@ def _about_template(template: TemplateConfig, spec: DeploySpec) -> Iterator[str]
             yield f"{name} is damaged: {line} (consent {DAMAGE_CONSENT})"
     wanted = [spec.identity.hostname, spec.identity.authorized_keys, spec.network]
     if any(wanted) and not any(
-        "/" in mount_points(volume) and isinstance(volume.content, UnixFiles)
+        "/" in volume.mount_points and isinstance(volume.content, UnixFiles)
         for volume in layout.volumes
     ):
         yield (
@@ -119,7 +118,7 @@ def _about_template(template: TemplateConfig, spec: DeploySpec) -> Iterator[str]
             "so hostname, keys and network cannot be set"
         )
     if spec.grow is not None and spec.grow != "/":
-        found = [volume for volume in layout.volumes if spec.grow in mount_points(volume)]
+        found = [volume for volume in layout.volumes if spec.grow in volume.mount_points]
         if not found:
             yield f"{spec.grow} cannot grow: {name} mounts nothing there"
         elif not can_grow(found[0].content):

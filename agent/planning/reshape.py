@@ -37,7 +37,6 @@ from agent.model.steps import (
     VerifyFiles,
 )
 from agent.model.template import Firmware, TemplateConfig
-from agent.planning.same_shape import mount_points
 from agent.planning.stack import (
     UnixFiles,
     closing,
@@ -55,7 +54,7 @@ _ROOM = 1.1
 def reshape_objections(template: TemplateConfig, layout: Layout) -> Iterator[str]:
     """Yield why the files of `template` cannot be put on `layout`."""
     copied = list(copied_volumes(template.layout))
-    root = next((one for one in copied if "/" in mount_points(one)), None)
+    root = next((one for one in copied if "/" in one.mount_points), None)
     if root is None:
         yield f"{template.name} has no root filesystem whose files could be copied"
         return
@@ -80,24 +79,21 @@ def copied_volumes(layout: Layout) -> Iterator[Volume]:
     found = [
         volume
         for volume in layout.volumes
-        if mount_points(volume) and isinstance(volume.content, UnixFiles)
+        if volume.mount_points and isinstance(volume.content, UnixFiles)
     ]
-    yield from sorted(found, key=lambda volume: min(mount_points(volume)))
+    yield from sorted(found, key=lambda volume: min(volume.mount_points))
 
 
 def _copies(layout: Layout) -> Iterator[CopiedVolume]:
     """Yield what is copied in order: `/` first. Of a btrfs, each subvolume that is mounted."""
     for volume in copied_volumes(layout):
-        places: list[tuple[str, str | None]] = [(volume.mount, None)] if volume.mount else []
-        if isinstance(volume.content, Btrfs):
-            places += [(one.mount, one.path) for one in volume.content.subvolumes]
-        for where, subvolume in places:
+        for where, subvolume in volume.mounts:
             yield CopiedVolume(
                 volume=volume.id,
                 content=volume.content,
                 where=where,
                 subvolume=subvolume,
-                used_bytes=volume.used_bytes if where == places[0][0] else 0,
+                used_bytes=volume.used_bytes if where == volume.mount_points[0] else 0,
                 what=where,
             )
 
@@ -111,7 +107,7 @@ def left_behind(template: Layout) -> Iterator[str]:
         kept = isinstance(volume.content, Swap | BootCode | MbrGap | UnixFiles)
         if isinstance(volume.content, Vfat):
             yield f"{name_of(volume)} is made new: files of other loaders on it are left behind"
-        elif not kept or (isinstance(volume.content, UnixFiles) and not mount_points(volume)):
+        elif not kept or (isinstance(volume.content, UnixFiles) and not volume.mount_points):
             yield f"{name_of(volume)} ({volume.on}) is not mounted by the system and left behind"
         elif isinstance(volume.content, Btrfs):
             yield from _unmounted(volume, volume.content)

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from agent.model.filesystems import can_grow
 from agent.model.inventory import Drive
-from agent.model.layout import Btrfs, Layout, Swap, Volume
+from agent.model.layout import Layout, Swap, Volume
 from agent.model.md_size import usable_bytes
 from agent.model.nodes import (
     Array,
@@ -71,16 +71,8 @@ def same_shape(layout: Layout, drives: Mapping[str, Drive], grow: str | None) ->
 
 def growing_volume(layout: Layout, grow: str | None) -> Volume | None:
     """Return the volume that is mounted at `grow`, if its kind can grow."""
-    found = (v for v in layout.volumes if grow in mount_points(v) and can_grow(v.content))
+    found = (v for v in layout.volumes if grow in v.mount_points and can_grow(v.content))
     return next(found, None)
-
-
-def mount_points(volume: Volume) -> tuple[str, ...]:
-    """Return where the system mounts the volume and the subvolumes in it."""
-    below = volume.content.subvolumes if isinstance(volume.content, Btrfs) else ()
-    return tuple(
-        mount for mount in (volume.mount, *(one.mount for one in below)) if mount is not None
-    )
 
 
 def _with(layout: Layout, changed: Mapping[str, Node]) -> Layout:

@@ -25,7 +25,6 @@ from agent.model.nodes import (
     VolumeGroup,
 )
 from agent.planning.free_space import overlaps
-from agent.planning.same_shape import mount_points
 from agent.planning.tables import logical_objections
 
 _MBR_MOST_BYTES_IN_SECTORS = 2**32 - 1
@@ -51,7 +50,7 @@ def about_layout(name: str, layout: Layout) -> Iterator[str]:
         yield from _about_node(name, layout, node)
     for volume in layout.volumes:
         yield from _about_volume(name, layout, volume)
-    mounts = list(chain.from_iterable(mount_points(volume) for volume in layout.volumes))
+    mounts = list(chain.from_iterable(volume.mount_points for volume in layout.volumes))
     for mount in mounts:
         if not _is_mount_point(mount):
             yield f"{name} has a mount point that is none: {mount!r}"

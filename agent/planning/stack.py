@@ -114,13 +114,10 @@ def system_mounts(layout: Layout) -> tuple[MountPoint, ...]:
     for volume in layout.volumes:
         if not isinstance(volume.content, UnixFiles):
             continue
-        if volume.mount:
-            found.append(MountPoint(node=volume.on, where=volume.mount))
-        if isinstance(volume.content, Btrfs):
-            found += [
-                MountPoint(node=volume.on, where=one.mount, subvolume=one.path)
-                for one in volume.content.subvolumes
-            ]
+        found += [
+            MountPoint(node=volume.on, where=where, subvolume=subvolume)
+            for where, subvolume in volume.mounts
+        ]
     return tuple(sorted(found, key=lambda mount: mount.where))
 
 

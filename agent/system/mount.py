@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from agent.model.layout import Btrfs, Content, Exfat, Ext, F2fs, Ntfs, Vfat, Xfs
 from agent.system.command import Runner
 from agent.system.rooted import RootedTree
 
@@ -20,22 +19,6 @@ SYSTEM_OPTIONS: Final = "rw,noatime"
 
 _READ_ONLY_WORDS: Final = {"xfs": "norecovery,nouuid", "btrfs": "norecovery", "ext4": "noload"}
 """What keeps a filesystem from replaying its journal when it is mounted read-only."""
-
-
-_FSTYPES: Final = {
-    Ext: "ext4",
-    Xfs: "xfs",
-    Btrfs: "btrfs",
-    F2fs: "f2fs",
-    Ntfs: "ntfs3",
-    Exfat: "exfat",
-    Vfat: "vfat",
-}
-
-
-def fstype_of(content: Content) -> str:
-    """Return the kernel's name for a filesystem of this kind. ext4 reads ext2 and ext3 as well."""
-    return _FSTYPES[type(content)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from agent.apply import Host, apply
 from agent.flows.capture import capture
 from agent.flows.deploy import TemplateSource, luks_keys
 from agent.flows.workplace import Workplace
+from agent.model.filesystems import fstype_of
 from agent.model.inventory import Drive
 from agent.model.job import CaptureSpec, DeploySpec, DiskHints, Verify
 from agent.model.keys import DiskKey
@@ -37,7 +38,7 @@ from agent.store.body import Limits
 from agent.store.template import Template, open_template
 from agent.system import block
 from agent.system.command import Run
-from agent.system.mount import SOURCE_OPTIONS, Part, fstype_of, mounted_system
+from agent.system.mount import SOURCE_OPTIONS, Part, mounted_system
 from agent.trust.keyring import Keyring
 from tests.contracts.fake_registry import FakeRegistry
 from tests.contracts.stream_builders import make_client

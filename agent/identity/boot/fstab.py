@@ -7,11 +7,10 @@ from typing import Final
 from agent.identity.boot.mount_options import family, kept_options
 from agent.identity.boot.names import (
     best_spec,
-    kernel_type,
     may_be_missing,
     means,
-    mounts_of,
 )
+from agent.model.filesystems import fstab_type
 from agent.model.layout import Layout, Swap, Volume
 
 _GONE: Final = "# not on this disk: "
@@ -65,8 +64,8 @@ def _mounted(layout: Layout) -> list[tuple[Volume, str, str | None]]:
     return [
         (volume, point, sub)
         for volume in layout.volumes
-        if kernel_type(volume.content) is not None
-        for point, sub in mounts_of(volume).items()
+        if fstab_type(volume.content) is not None
+        for point, sub in volume.mounts
     ]
 
 
@@ -81,7 +80,7 @@ def _is_file(spec: str) -> bool:
 
 
 def _rewritten(found: re.Match[str], volume: Volume, sub: str | None, layout: Layout) -> str:
-    kind = kernel_type(volume.content) or found[6]
+    kind = fstab_type(volume.content) or found[6]
     stays = means(found[2], layout, volume)
     device = found[2] if stays else best_spec(layout, volume)
     same_kind = family(kind) == family(found[6]) or found[6] == "auto"
@@ -115,7 +114,7 @@ def _checked_at_boot(rest: str, point: str, kind: str) -> str:
 
 
 def _fresh(point: str, volume: Volume, sub: str | None, layout: Layout) -> str:
-    kind = kernel_type(volume.content) or "auto"
+    kind = fstab_type(volume.content) or "auto"
     options = "umask=0077" if kind == "vfat" else f"subvol={sub}" if sub else "defaults"
     options += ",nofail" if may_be_missing(layout, volume) else ""
     number = "0" if kind in ("xfs", "btrfs") else "1" if point == "/" else "2"

@@ -7,10 +7,9 @@ from typing import Final
 from agent.identity.boot.names import (
     best_spec,
     device_paths,
-    kernel_type,
-    mounts_of,
     volume_at,
 )
+from agent.model.filesystems import fstab_type
 from agent.model.layout import Layout, Swap
 from agent.model.nodes import Array, LogicalVolume, Luks, VolumeGroup
 
@@ -33,7 +32,7 @@ def root_arguments(layout: Layout, *, dracut: bool) -> dict[str, tuple[str, ...]
     if root is None:
         return {}
     found: dict[str, tuple[str, ...]] = {"root": (root_argument(layout),)}
-    subvolume = mounts_of(root).get("/")
+    subvolume = dict(root.mounts).get("/")
     if subvolume:
         found["rootflags"] = (f"subvol={subvolume.lstrip('/')}",)
     swap = next((one for one in layout.volumes if isinstance(one.content, Swap)), None)
@@ -174,11 +173,11 @@ def moved_uuids(old: Layout, new: Layout) -> dict[str, str]:
     """Return the UUID of each mounted volume that got another: old → new."""
     found = {}
     for volume in old.volumes:
-        for point in mounts_of(volume):
+        for point in volume.mount_points:
             now = volume_at(new, point)
             before = getattr(volume.content, "uuid", None)
             after = getattr(now.content, "uuid", None) if now else None
-            if before and after and before != after and kernel_type(volume.content):
+            if before and after and before != after and fstab_type(volume.content):
                 found[before] = after
     return found
 

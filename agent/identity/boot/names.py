@@ -4,17 +4,10 @@ from collections.abc import Iterator
 from typing import Final
 
 from agent.model.layout import (
-    Btrfs,
-    Content,
-    Exfat,
-    Ext,
-    F2fs,
     Layout,
-    Ntfs,
     Swap,
     Vfat,
     Volume,
-    Xfs,
 )
 from agent.model.nodes import (
     Array,
@@ -36,31 +29,6 @@ _BY: Final = {
 _ANY_CASE: Final = ("UUID", "PARTUUID")
 _WITHOUT_COPY: Final = (MdLevel.LINEAR, MdLevel.RAID0)
 _WITH_COPY: Final = (LvKind.MIRROR, LvKind.RAID1, LvKind.RAID5, LvKind.RAID6, LvKind.RAID10)
-
-
-def kernel_type(content: Content) -> str | None:
-    """Return the third field of fstab; None for what is no filesystem."""
-    match content:
-        case Ext(features=features):
-            if "extent" in features or "extents" in features or "64bit" in features:
-                return "ext4"
-            return "ext3" if "has_journal" in features else "ext2"
-        case Xfs():
-            return "xfs"
-        case Btrfs():
-            return "btrfs"
-        case F2fs():
-            return "f2fs"
-        case Vfat():
-            return "vfat"
-        case Ntfs():
-            return "ntfs3"
-        case Exfat():
-            return "exfat"
-        case Swap():
-            return "swap"
-        case _:
-            return None
 
 
 def luks_name(luks: Luks) -> str:
@@ -127,21 +95,11 @@ def means(spec: str, layout: Layout, volume: Volume) -> bool:
     return plain_spec(spec) in {plain_spec(one) for one in specs(layout, volume)}
 
 
-def mounts_of(volume: Volume) -> dict[str, str | None]:
-    """Return where a volume is mounted, with the subvolume that is mounted there."""
-    found: dict[str, str | None] = {}
-    if volume.mount:
-        found[volume.mount] = None
-    if isinstance(volume.content, Btrfs):
-        found |= {one.mount: one.path for one in volume.content.subvolumes}
-    return found
-
-
 def volume_at(layout: Layout, mount: str) -> Volume | None:
     """Return the volume that holds the files at `mount`: of the mounts above it, the nearest."""
     best: tuple[int, Volume] | None = None
     for volume in layout.volumes:
-        for point in mounts_of(volume):
+        for point in volume.mount_points:
             if mount == point or mount.startswith(f"{point.rstrip('/')}/"):
                 best = max(best or (-1, volume), (len(point), volume), key=lambda one: one[0])
     return best[1] if best else None
