@@ -20,6 +20,7 @@ from agent.planning.damage import damage_lines
 from agent.planning.review import render_capture
 from agent.planning.sources import source_disks
 from agent.report import now
+from agent.source.left_out import left_out
 from agent.source.open import opened_system
 from agent.store.hold import holding
 from agent.store.template import Template, open_template
@@ -142,7 +143,10 @@ def _opened_plan(run: Runner, inventory: Inventory, spec: CaptureSpec) -> Iterat
         for drive in drives.values():
             stack.enter_context(write_protected(drive))
         found = stack.enter_context(opened_system(run, drives, inventory.arch, spec.keys))
-        yield plan_capture(inventory, found, survey(run, found), spec, tuple(drives.values()))
+        seen = survey(run, found)
+        if not spec.keep_identity:
+            found = stack.enter_context(left_out(run, found, seen))
+        yield plan_capture(inventory, found, seen, spec, tuple(drives.values()))
 
 
 def _used(run: Runner, plan: CapturePlan, volume: CaptureVolume) -> UsedMap:
@@ -152,12 +156,14 @@ def _used(run: Runner, plan: CapturePlan, volume: CaptureVolume) -> UsedMap:
 
 def _source(plan: CapturePlan, volume: CaptureVolume, used: UsedMap) -> VolumeSource:
     ids = [disk.id for disk in plan.layout.disks]
-    disk = plan.sources[ids.index(volume.place.node)] if volume.place.node in ids else None
+    on_disk = volume.place.node in ids and not volume.covered
+    disk = plan.sources[ids.index(volume.place.node)] if on_disk else None
     return VolumeSource(
         volume=plan.layout.volume(volume.volume),
         device=Path(disk.path if disk else volume.path),
-        offset_bytes=volume.place.offset_bytes,
+        offset_bytes=0 if volume.covered else volume.place.offset_bytes,
         used=used.extents,
         blank=tuple(Extent(offset, size) for offset, size in volume.redacted),
         serial=disk.serial if disk else None,
+        zeros=used.zeros,
     )

@@ -31,6 +31,10 @@ class Extents(Sequence[Extent]):
         """Return what lies between the runs at `bounds`, which ascend, from 0 to `size_bytes`."""
         return cls.of_bounds(_gaps(bounds, size_bytes))
 
+    def without(self, others: "Extents") -> "Extents":
+        """Return what is in these runs and not in `others`."""
+        return Extents.of_bounds(_cut(self.bounds(), others.bounds()))
+
     def bounds(self) -> Iterator[tuple[int, int]]:
         """Yield (offset, end) of each run: quicker than making an Extent of it."""
         numbers = iter(self._numbers)
@@ -89,3 +93,22 @@ def _gaps(bounds: Iterable[tuple[int, int]], size_bytes: int) -> Iterator[tuple[
         at = max(at, end)
     if at < size_bytes:
         yield at, size_bytes
+
+
+def _cut(
+    bounds: Iterator[tuple[int, int]], others: Iterator[tuple[int, int]]
+) -> Iterator[tuple[int, int]]:
+    hole = next(others, None)
+    for offset, end in bounds:
+        while hole is not None and hole[1] <= offset:
+            hole = next(others, None)
+        at = offset
+        while hole is not None and hole[0] < end:
+            if hole[0] > at:
+                yield at, hole[0]
+            at = hole[1]
+            if at >= end:
+                break  # it may reach into the next run, too
+            hole = next(others, None)
+        if at < end:
+            yield at, end

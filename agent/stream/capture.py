@@ -276,6 +276,8 @@ class _Volume:
 
             def work(item: tuple[Chunk, IndexEntry | None]) -> _Read:
                 chunk, known = item
+                if chunk.is_zeros:
+                    return _Read(chunk, zeros_digest(self._algorithm, chunk.size))
                 with self._stages.timed("read"):
                     content = reader.read(chunk.extents)
                     chunk.make_blank(content)

@@ -1,6 +1,6 @@
 """What is captured, cut into chunks: pure values, in the order of the volume."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,8 @@ class VolumeSource:
     """A volume to capture: its data is on `device`, from `offset_bytes` on.
 
     `used` (ascending, relative to the volume, iterated more than once) says what is stored;
-    `blank` is stored as zeros instead of what is there: files of one machine only.
+    `blank` is stored as zeros instead of what is there: files of one machine only. `zeros`
+    (ascending) is known to be zeros: chunks that have nothing else are not read.
     """
 
     volume: Volume
@@ -25,6 +26,7 @@ class VolumeSource:
     used: Sequence[Extent]
     blank: tuple[Extent, ...] = ()
     serial: str | None = None
+    zeros: Sequence[Extent] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,8 @@ class Chunk:
     number: int
     extents: tuple[Extent, ...]
     blank: tuple[Extent, ...] = ()
+    is_zeros: bool = False
+    """Known without reading it."""
 
     @property
     def size(self) -> int:
@@ -60,19 +64,41 @@ def chunks_of(source: VolumeSource) -> Iterator[Chunk]:
     for blank in source.blank:
         for number in range(blank.offset // CHUNK_BYTES, (blank.end - 1) // CHUNK_BYTES + 1):
             blanks.setdefault(number, []).append(blank)
+    zeros = _Within(source.zeros)
+
+    def chunk() -> Chunk:
+        return Chunk(number, tuple(runs), tuple(blanks.get(number, ())), zeros.hold(runs))
+
     number = -1
     runs: list[Extent] = []
     for piece in _pieces(source):
         if piece.offset // CHUNK_BYTES != number:
             if runs:
-                yield Chunk(number, tuple(runs), tuple(blanks.get(number, ())))
+                yield chunk()
             number, runs = piece.offset // CHUNK_BYTES, []
         if runs and runs[-1].end == piece.offset:
             runs[-1] = Extent(runs[-1].offset, runs[-1].size + piece.size)
         else:
             runs.append(piece)
     if runs:
-        yield Chunk(number, tuple(runs), tuple(blanks.get(number, ())))
+        yield chunk()
+
+
+class _Within:
+    """Tells whether runs lie inside others, both asked for in ascending order."""
+
+    def __init__(self, others: Iterable[Extent]) -> None:
+        self._others = iter(others)
+        self._at = next(self._others, None)
+
+    def hold(self, runs: Iterable[Extent]) -> bool:
+        """Return whether each of `runs` is inside one of the others."""
+        return all(map(self._holds, runs))
+
+    def _holds(self, run: Extent) -> bool:
+        while self._at is not None and self._at.end <= run.offset:
+            self._at = next(self._others, None)
+        return self._at is not None and self._at.offset <= run.offset and run.end <= self._at.end
 
 
 def count_chunks(source: VolumeSource) -> int:

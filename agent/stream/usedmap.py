@@ -53,8 +53,16 @@ class UsedMap:
     `confirm` must have returned.
     """
 
-    def __init__(self, extents: Extents, check: SecondOpinion | None = None) -> None:
+    def __init__(
+        self,
+        extents: Extents,
+        check: SecondOpinion | None = None,
+        *,
+        zeros: Extents | None = None,
+    ) -> None:
         self.extents = extents
+        self.zeros = zeros or Extents()
+        """What of it is zeros, and need not be read to know that."""
         self._error: BaseException | None = None
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -141,8 +149,9 @@ def _ext(run: Runner, device: Path, size_bytes: int) -> UsedMap:
     _check_size(device, facts.size_bytes, size_bytes)
     if "bigalloc" in facts.features:
         return _whole(facts.size_bytes)  # partclone's maps are wrong here
-    used = ext_bitmaps.used_extents(device)
-    return UsedMap(used, _by_partclone(run, device, "extfs", size_bytes, used))
+    found = ext_bitmaps.ext_map(device)
+    check = _by_partclone(run, device, "extfs", size_bytes, found.used)
+    return UsedMap(found.kept, check, zeros=found.zeros)
 
 
 def _xfs(run: Runner, device: Path, size_bytes: int) -> UsedMap:

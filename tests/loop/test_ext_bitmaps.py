@@ -11,7 +11,7 @@ import pytest
 from agent.errors import SourceUnfit
 from agent.model.extents import Extents
 from agent.model.layout import Ext
-from agent.tools.ext_bitmaps import used_extents
+from agent.tools.ext_bitmaps import ext_map
 from agent.units import GiB, MiB, TiB
 from tests.contracts import stream_builders
 
@@ -86,22 +86,70 @@ def listed_by_dumpe2fs(image: Path) -> Extents:
 @pytest.mark.parametrize("size", [70 * MiB, 515 * MiB + 7 * 1024])
 def test_the_map_is_what_dumpe2fs_says(name: str, size: int, tmp_path: Path) -> None:
     image = make(tmp_path, size, *SHAPES[name])
-    assert used_extents(image) == listed_by_dumpe2fs(image)
+    assert ext_map(image).used == listed_by_dumpe2fs(image)
 
 
 @pytest.mark.parametrize("name", ["ext4", "ext2 old", "meta_bg", "short groups"])
 def test_the_map_is_what_partclone_says(name: str, tmp_path: Path) -> None:
     size = 515 * MiB + 7 * 1024
     image = make(tmp_path, size, *SHAPES[name])
-    assert stream_builders.used_extents(image, EXT, size) == used_extents(image)
+    assert stream_builders.used_extents(image, EXT, size) == ext_map(image).kept
 
 
 def test_a_sparse_disk_of_fifteen_terabytes_is_read_in_little_time(tmp_path: Path) -> None:
-    options = ("-t", "ext4", "-N", "65536", "-E", "lazy_itable_init=1,nodiscard")
-    image = make(tmp_path, 15 * TiB, *options)
-    used = used_extents(image)
-    assert used.total_bytes < 5 * GiB
-    assert used[-1].end > 14 * TiB
+    options = ("-N", "65536", "-J", "size=4", "-E", "lazy_itable_init=1,nodiscard")
+    image = make(tmp_path, 15 * TiB, "-t", "ext4", *options)
+    found = ext_map(image)
+    assert found.used.total_bytes < 5 * GiB
+    assert found.used[-1].end > 14 * TiB
+    assert found.kept.total_bytes < found.used.total_bytes // 5
+
+
+@pytest.mark.parametrize(
+    ("name", "tables"),
+    [("ext4", "zeros"), ("no flex_bg", "zeros"), *((name, "anything") for name in SHAPES)],
+)
+def test_what_is_not_kept_may_be_anything(name: str, tables: str, tmp_path: Path) -> None:
+    size = 70 * MiB
+    options = ("-E", "lazy_itable_init=1,nodiscard") if tables == "anything" else ()
+    image = make(tmp_path, size, *SHAPES[name], *options)
+    found = ext_map(image)
+    copy = tmp_path / "copy.img"
+    with image.open("rb") as source, copy.open("wb") as target:
+        for _ in range(size // MiB):
+            target.write(b"\xa5" * MiB)
+        for part in found.kept:
+            source.seek(part.offset)
+            target.seek(part.offset)
+            target.write(source.read(part.size))
+        for part in found.zeros:
+            source.seek(part.offset)
+            assert not any(source.read(part.size))
+    run("e2fsck", "-f", "-n", copy)
+    with copy.open("r+b") as target:
+        target.truncate(2 * size)
+    run("resize2fs", copy)
+    run("e2fsck", "-f", "-n", copy)
+    for number in (1, 59):
+        dumped = tmp_path / "dumped"
+        run("debugfs", "-R", f"dump /f{number} {dumped}", copy)
+        assert dumped.read_bytes() == (tmp_path / "tree" / f"f{number}").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["ext4", "uninit_bg", "short groups"])
+def test_a_descriptor_without_its_checksum_is_refused(name: str, tmp_path: Path) -> None:
+    image = make(tmp_path, 70 * MiB, *SHAPES[name])
+    sized = re.search(r"^Block size:\s+(\d+)", run("dumpe2fs", "-h", image), re.M)
+    assert sized
+    block = int(sized[1])
+    with image.open("r+b") as file:
+        file.seek(max(block, 1024 + block) // block * block + 0x10)  # directories of group 0
+        byte = file.read(1)[0]
+        file.seek(-1, 1)
+        file.write(bytes([byte ^ 1]))
+    with pytest.raises(SourceUnfit, match="group 0 of .* is not as its checksum says") as caught:
+        ext_map(image)
+    assert "e2fsck -f" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize("offset", [0xC, 0x4])
@@ -113,7 +161,7 @@ def test_a_superblock_that_counts_otherwise_is_refused(offset: int, tmp_path: Pa
         file.seek(1024 + offset)
         file.write((count - 1).to_bytes(4, "little"))
     with pytest.raises(SourceUnfit, match=r"free blocks, \d+ are free") as caught:
-        used_extents(image)
+        ext_map(image)
     assert "e2fsck -f" in str(caught.value.hint)
 
 
@@ -128,4 +176,4 @@ def test_a_bitmap_that_was_damaged_is_refused(tmp_path: Path) -> None:
         file.seek(-1, 1)
         file.write(bytes([byte ^ 0x10]))
     with pytest.raises(SourceUnfit, match="group 0 has"):
-        used_extents(image)
+        ext_map(image)

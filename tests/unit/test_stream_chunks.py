@@ -1,5 +1,6 @@
 """Geometry: which bytes a chunk has, which chunks a request fetches, what a sample is."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -114,3 +115,10 @@ def test_a_sample_has_both_ends_and_at_least_five_percent(count: int, seed: int)
     assert chosen == sorted(set(chosen))
     assert len(chosen) * 20 >= count
     assert chosen == [item.number for item in sample(entries, count, seed)]
+
+
+def test_chunks_of_known_zeros_are_marked_and_no_others() -> None:
+    used = (Extent(0, 3 * CHUNK_BYTES), Extent(4 * CHUNK_BYTES, 8192))
+    zeros = (Extent(CHUNK_BYTES - 4096, CHUNK_BYTES + 4096), Extent(4 * CHUNK_BYTES, 4096))
+    source = replace(make_source(*used), zeros=zeros)
+    assert [chunk.is_zeros for chunk in chunks_of(source)] == [False, True, False, False]

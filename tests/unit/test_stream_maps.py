@@ -5,6 +5,8 @@ import threading
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agent.errors import AgentError, SourceUnfit
 from agent.model.extents import Extents
@@ -255,3 +257,22 @@ def test_a_dirty_fat_is_refused_with_the_command_that_helps(tmp_path: Path) -> N
 def test_an_output_that_is_no_page_is_refused() -> None:
     with pytest.raises(AgentError, match="is this an ext filesystem"):
         dumpe2fs.ext_facts(FakeRun({"dumpe2fs": Output(b"", "", 0)}), Path("/dev/sda2"))
+
+
+RUNS = st.lists(st.integers(1, 9), max_size=20).map(
+    lambda gaps: Extents(
+        Extent(sum(gaps[: number + 1]), size)
+        for number, size in enumerate(gaps[1:])
+        if number % 2 == 0
+    )
+)
+
+
+@given(RUNS, RUNS)
+def test_runs_without_others_have_each_byte_that_is_in_them_alone(
+    ours: Extents, others: Extents
+) -> None:
+    def inside(runs: Extents) -> set[int]:
+        return {byte for offset, end in runs.bounds() for byte in range(offset, end)}
+
+    assert inside(ours.without(others)) == inside(ours) - inside(others)
