@@ -1,7 +1,6 @@
 """From the kernel command line to work: consoles, network, then the mode that was asked for."""
 
 import argparse
-import ctypes
 import os
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from agent.model.job import Finish
 from agent.probe import probe_interfaces, probe_inventory
 from agent.probe.page import render_inventory
 from agent.system.command import Run
+from agent.system.memory import use_one_arena
 from agent.system.netup import NetworkDown, bring_network_up
 from agent.system.power import finish_machine
 from agent.trust.keyring import Keyring, read_keyring
@@ -50,12 +50,6 @@ def boot(args: argparse.Namespace) -> int:
     console.drain()
     finish_machine(finish, console.say)
     return ExitStatus.DONE
-
-
-def use_one_arena() -> None:
-    """Let all threads share one heap: 8 to 14 MiB less at a capture's peak (mallopt(3))."""
-    arena_max = -8
-    ctypes.CDLL(None).mallopt(arena_max, 1)
 
 
 def tell_trouble(cmdline: Path, console: Console, error: Exception) -> None:

@@ -12,8 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from agent.flows.start import use_one_arena
-from agent.model.layout import Ext
+from agent.model.layout import Ext, Xfs
 from agent.store.registry import RegistryClient
 from agent.store.sources import open_source
 from agent.store.template import open_template
@@ -22,26 +21,28 @@ from agent.stream.chunks import VolumeSource
 from agent.stream.restore import restore_volume
 from agent.stream.usedmap import used_map
 from agent.system.command import Run
+from agent.system.memory import use_one_arena
 from agent.units import Extent
 from tests.bench.native import NativeTime
 from tests.contracts.stream_builders import make_config, make_volume
 
-CONTENT = Ext(uuid="7c1d4f0a-5b0e-4c55-9d0f-2f6f1c9be001", label="", block_bytes=4096, features=())
+UUID = "7c1d4f0a-5b0e-4c55-9d0f-2f6f1c9be001"
 
 
 def capture(url: str, repository: str, disk: str, tag: str, parent: str = "") -> dict[str, Any]:
-    """Capture the ext4 on `disk` into a registry: the map of what is used is made here, too."""
+    """Capture the ext4 or XFS on `disk` into a registry; the map of what is used is made here."""
     path = Path(disk)
-    volume = make_volume(path.stat().st_size, content=CONTENT)
+    content = content_of(path)
+    volume = make_volume(path.stat().st_size, content=content)
     client = RegistryClient(url, repository)
     known = open_template(client, parent) if parent else None
     started = time.monotonic()
-    with used_map(Run(), path, CONTENT, volume.size_bytes) as used:
+    with used_map(Run(), path, content, volume.size_bytes) as used:
         mapped = time.monotonic()
         done = capture_template(
             client,
             make_config(volume),
-            [VolumeSource(volume, path, 0, used.extents)],
+            [VolumeSource(volume, path, 0, used.extents, zeros=used.zeros)],
             tag=tag,
             parent=known,
             confirm=used.confirm,
@@ -54,6 +55,15 @@ def capture(url: str, repository: str, disk: str, tag: str, parent: str = "") ->
         "map_seconds": mapped - started,
         "stages": done.stage_seconds,
     }
+
+
+def content_of(disk: Path) -> Ext | Xfs:
+    """Return what is on `disk`, by its first bytes."""
+    with disk.open("rb") as file:
+        is_xfs = file.read(4) == b"XFSB"
+    if is_xfs:
+        return Xfs(uuid=UUID, label="", block_bytes=4096)
+    return Ext(uuid=UUID, label="", block_bytes=4096, features=())
 
 
 def restore(url: str, tag: str, disk: str) -> dict[str, Any]:

@@ -31,28 +31,43 @@ MKFS: Final = ("-F", "-q", "-U", UUID, "-E", f"hash_seed={HASH_SEED},lazy_itable
 SUBSET_BYTES: Final = 1 * GiB
 WIDE_BYTES: Final = 16 * TiB - 1 * GiB
 """Just below what a file on ext4 can have."""
-WIDE_MKFS: Final = ("-N", str(2 * 1024 * 1024), "-J", "size=64")
-"""The fewest inodes that mke2fs gives: a block of them in each of 131,064 groups. The journal is
-as large as that of 4 GiB."""
+XFS_MKFS: Final = ("-q", "-f", "-m", f"uuid={UUID}", "-l", "size=64m")
+"""A log of the same size for any disk: beside it, what XFS keeps of a disk hardly grows with it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Images:
-    """Three disks, one file each, all sparse."""
+    """Two disks, one file each, both sparse."""
 
     system: Path
     """12 GiB, of which a real system takes 5.9."""
     small: Path
     """4 GiB, of which a part of that system takes one."""
+
+
+@dataclass(frozen=True, slots=True)
+class XfsImages:
+    """The files of `Images.small` on XFS, on two sparse disks."""
+
+    small: Path
+    """4 GiB."""
     wide: Path
-    """Just below 16 TiB, with the very files of `small`."""
+    """Just below 16 TiB."""
 
 
 def images() -> Images:
     """Return the images, made on the first call."""
-    key = key_of(SUITE, PACKAGES, MKFS, SUBSET_BYTES, WIDE_BYTES, WIDE_MKFS)
+    key = key_of(SUITE, PACKAGES, MKFS, SUBSET_BYTES)
     folder = made_once("bench-images", key, make_images)
-    return Images(folder / "system.img", folder / "small.img", folder / "wide.img")
+    return Images(folder / "system.img", folder / "small.img")
+
+
+def xfs_images() -> XfsImages:
+    """Return the images, made on the first call."""
+    small = images().small
+    key = key_of(str(small), WIDE_BYTES, XFS_MKFS)
+    folder = made_once("bench-xfs", key, lambda at: make_xfs_images(at, small))
+    return XfsImages(folder / "small.img", folder / "wide.img")
 
 
 def make_images(folder: Path) -> None:
@@ -61,7 +76,6 @@ def make_images(folder: Path) -> None:
     make_part(tree, part, SUBSET_BYTES)
     make_ext4(folder / "system.img", 12 * GiB, tree)
     make_ext4(folder / "small.img", 4 * GiB, part)
-    make_ext4(folder / "wide.img", WIDE_BYTES, part, *WIDE_MKFS)
     shutil.rmtree(part)
     shutil.rmtree(tree)
 
@@ -111,10 +125,42 @@ def _files(folder: Path) -> Iterator[Path]:
             yield found
 
 
-def make_ext4(image: Path, size_bytes: int, tree: Path, *more: str) -> None:
+def make_xfs_images(folder: Path, small: Path) -> None:
+    tree = folder / "tree"
+    tree.mkdir()
+    words = ["debugfs", "-R", f"rdump /usr {tree}", str(small)]
+    subprocess.run(words, check=True, capture_output=True, stdin=subprocess.DEVNULL)
+    listed = folder / "files"
+    listed.write_text("".join(f"{line}\n" for line in _prototype(tree)))
+    for name, size_bytes in (("small.img", 4 * GiB), ("wide.img", WIDE_BYTES)):
+        with (folder / name).open("wb") as file:
+            file.truncate(size_bytes)
+        words = ["mkfs.xfs", *XFS_MKFS, "-p", str(listed), str(folder / name)]
+        subprocess.run(words, check=True, stdin=subprocess.DEVNULL)
+    shutil.rmtree(tree)
+
+
+def _prototype(tree: Path) -> Iterator[str]:
+    """Yield what mkfs.xfs reads with -p, for the files below `tree` whose names it can read."""
+
+    def inside(place: Path) -> Iterator[str]:
+        for found in sorted(place.iterdir()):
+            if found.is_symlink() or " " in found.name:
+                continue
+            if found.is_dir():
+                yield f"{found.name} d--755 0 0"
+                yield from inside(found)
+            elif found.is_file():
+                yield f"{found.name} ---644 0 0 {found}"
+        yield "$"
+
+    yield from ("nothing", "0 0", "d--755 0 0", *inside(tree))
+
+
+def make_ext4(image: Path, size_bytes: int, tree: Path) -> None:
     """Make a clean ext4 in a sparse file that holds `tree`."""
     with image.open("wb") as file:
         file.truncate(size_bytes)
     env = {**os.environ, "SOURCE_DATE_EPOCH": EPOCH, "E2FSPROGS_FAKE_TIME": EPOCH}
-    words = ["mke2fs", "-t", "ext4", *MKFS, *more, "-d", str(tree), str(image)]
+    words = ["mke2fs", "-t", "ext4", *MKFS, "-d", str(tree), str(image)]
     subprocess.run(words, check=True, env=env, stdin=subprocess.DEVNULL)

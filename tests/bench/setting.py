@@ -16,7 +16,7 @@ from agent.store.layout import LayoutFolder
 from agent.store.registry import RegistryClient
 from agent.store.template import Template, open_template
 from agent.store.transfer import FolderTarget, copy_template
-from tests.bench.data import images
+from tests.bench.data import images, xfs_images
 from tests.bench.rounds import BenchFailed, say, timed, timed_pipe
 from tests.bench.servers import nginx
 from tests.contracts.registries import netboot
@@ -64,8 +64,12 @@ class Setting:
         return Data("small", images().small, "ext4 of 4 GiB that holds 1 GiB of a Debian system")
 
     @cached_property
-    def wide(self) -> Data:
-        return Data("wide", images().wide, "the same 1 GiB on an ext4 of just below 16 TiB")
+    def small_xfs(self) -> Data:
+        return Data("small-xfs", xfs_images().small, "the same 1 GiB on an XFS of 4 GiB")
+
+    @cached_property
+    def wide_xfs(self) -> Data:
+        return Data("wide-xfs", xfs_images().wide, "the same 1 GiB on an XFS of just below 16 TiB")
 
     def url_of(self, path: Path) -> str:
         """Return where nginx serves a file or folder of the cache."""
@@ -74,11 +78,18 @@ class Setting:
     def child(self, mode: str, *words: str | Path) -> tuple[float, dict[str, Any]]:
         """Run ours in a process of its own; return its seconds, all of them, and its answer."""
         log = self.work / f"{mode}.log"
-        command = [sys.executable, "-m", "tests.bench.child", mode, *map(str, words)]
-        seconds = timed(["env", "-C", ROOT, *command], log)
+        seconds = timed([*self._python, mode, *map(str, words)], log)
         answer: dict[str, Any] = json.loads(log.read_text().splitlines()[-1])
         say(f"  ours: {answer}")
         return seconds, answer
+
+    @cached_property
+    def _python(self) -> tuple[str | Path, ...]:
+        """How the child begins: from compiled modules, whatever is set here, as in the image."""
+        compiled = f"PYTHONPYCACHEPREFIX={self.work / 'compiled'}"
+        words = ("env", "-C", ROOT, "-u", "PYTHONDONTWRITEBYTECODE", compiled, sys.executable)
+        timed([*words, "-c", "import tests.bench.child"], self.work / "compile.log")
+        return (*words, "-m", "tests.bench.child")
 
     def template(self, data: Data) -> tuple[Path, Template]:
         """Return the layout folder with `data` as a template of today's code, and the template."""
