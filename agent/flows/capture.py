@@ -30,6 +30,7 @@ from agent.stream.damage import Damage
 from agent.stream.usedmap import UsedMap, confirm_all, used_map
 from agent.system import block
 from agent.system.command import Runner
+from agent.system.hold import other_paths
 from agent.units import Extent
 
 TAG = "latest"
@@ -119,20 +120,25 @@ def open_parent(place: Workplace, spec: CaptureSpec) -> Template:
 
 @contextmanager
 def write_protected(drive: Drive) -> Iterator[None]:
-    """The kernel refuses writes to the disk and its partitions while this lasts.
+    """The kernel refuses writes to the disk and its partitions, by any path, while this lasts.
 
     Raises SourceUnfit if it will not. Afterwards the disk is as writable as it was.
     """
     disk = Path(drive.path)
-    nodes = [disk, *block.partition_nodes(disk)] if block.is_block_device(disk) else []
+    nodes = [
+        node
+        for path in (disk, *other_paths(disk, drive.paths))
+        if block.is_block_device(path)
+        for node in (path, *block.partition_nodes(path))
+    ]
+    writable = [node for node in nodes if not block.is_read_only(node)]
     if not all(block.set_read_only(node, True) for node in nodes):
         raise SourceUnfit((f"the kernel will not write-protect {drive.path}",))
     try:
         yield
     finally:
-        if not drive.read_only:
-            for node in nodes:
-                block.set_read_only(node, False)
+        for node in writable:
+            block.set_read_only(node, False)
 
 
 @contextmanager

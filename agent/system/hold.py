@@ -27,7 +27,7 @@ def held(disk: Path, paths: Iterable[str] = ()) -> Iterator[None]:
     `paths` are all that lead to the disk (multipath), if there are several: each is held, for each
     shows the same bytes. Afterwards the kernel reads the table anew by those not written through.
     """
-    others = [Path(path) for path in paths if Path(path) != disk and _can_open(path)]
+    others = other_paths(disk, paths)
     for path in (disk, *others):
         _check_unused(path)
     with ExitStack() as stack:
@@ -55,8 +55,12 @@ def _locked(disk: Path) -> Iterator[None]:
         yield
 
 
+def other_paths(disk: Path, paths: Iterable[str]) -> list[Path]:
+    """Return those of `paths` that lead to `disk` besides itself. A dead one does not."""
+    return [Path(path) for path in paths if Path(path) != disk and _can_open(path)]
+
+
 def _can_open(path: str) -> bool:
-    """A path may be dead: then nothing uses the disk by it."""
     try:
         os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
     except OSError:
