@@ -62,7 +62,12 @@ def survey(run: Runner, found: FoundSystem, where: Path = MOUNT_DIR) -> Survey:
     ]
     nodes = [mount for mount in mounts if mount.node in candidates]
     with mounted_system(run, where, parts, SOURCE_OPTIONS) as tree:
-        redacted, unfit = find_redactions(tree, dict(_devices(tree, nodes)))
+        emptied = {
+            mount.where: mount.node
+            for mount in nodes
+            if isinstance(candidates[mount.node].content, Btrfs)
+        }
+        redacted, unfit = find_redactions(tree, dict(_devices(tree, nodes)), emptied)
         identity = identify_os(tree)
     return Survey(
         os=identity,
@@ -235,34 +240,45 @@ def _names(node: Node, found: FoundSystem) -> tuple[str, ...]:
 
 
 def find_redactions(
-    tree: RootedTree, devices: Mapping[int, str]
+    tree: RootedTree, devices: Mapping[int, str], emptied: Mapping[str, str]
 ) -> tuple[tuple[RedactedFile, ...], tuple[str, ...]]:
     """Return the files to leave out with the place of their bytes, and those that have none.
 
-    `devices` maps st_dev to the node that holds the filesystem.
+    `devices` maps st_dev to the node that holds the filesystem; `emptied` maps the mount points of
+    btrfs to it. Those have no place to blank: small files lie in the trees, all data have
+    checksums, and the kernel gives addresses that are not the device's. They are emptied.
     """
     files, unfit = [], []
     for path in redaction_paths(tree):
         try:
             with tree.opened(path) as fd:
                 found = os.fstat(fd)
-                runs = file_extents(fd, path)
+                # a subvolume inside a mounted one has a number of its own
+                node = devices.get(found.st_dev) or _nearest(path, emptied)
+                is_emptied = node in emptied.values()
+                runs = () if is_emptied else file_extents(fd, path)
         except NoPlace as error:
-            unfit.append(f"{error}, so they cannot be left out; keep_identity captures them")
+            unfit.append(f"{error}, so they cannot be left out; --keep-identity captures them")
             continue
         except AgentError as error:
             unfit.append(str(error))
             continue
-        if runs and found.st_dev in devices:
+        if node is not None and (runs or (is_emptied and found.st_size)):
             files.append(
                 RedactedFile(
-                    on=devices[found.st_dev],
+                    on=node,
                     path=path,
                     size_bytes=found.st_size,
                     runs=tuple((run.offset, run.size) for run in runs),
                 )
             )
     return tuple(files), tuple(unfit)
+
+
+def _nearest(path: str, mounts: Mapping[str, str]) -> str | None:
+    """Return the node of the deepest of `mounts` that `path` is below."""
+    above = [point for point in mounts if path.startswith(f"{point.rstrip('/')}/")]
+    return mounts[max(above, key=len)] if above else None
 
 
 def _devices(tree: RootedTree, mounts: list[MountPoint]) -> Iterator[tuple[int, str]]:

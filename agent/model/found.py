@@ -35,6 +35,8 @@ class CaptureVolume(Value, frozen=True, kw_only=True):
     size_bytes: Bytes
     method: CaptureMethod
     redacted: tuple[Run, ...] = ()
+    covered: bool = False
+    """`path` is a cover, and what it shows is captured, not what is on the disk."""
 
     def summary(self) -> str:
         return f"read {self.volume} ({self.size_bytes} bytes, {self.method})"
@@ -74,6 +76,8 @@ class FoundContent(Value, frozen=True, kw_only=True):
     minimum_bytes: Bytes
     unfit: tuple[str, ...] = ()
     """Why it cannot be captured as it is, each with the command that fixes it."""
+    covered: bool = False
+    """`path` is a cover in RAM over the carrier's device."""
 
 
 class FoundDisk(Value, frozen=True, kw_only=True):
@@ -113,7 +117,7 @@ class RedactedFile(Value, frozen=True, kw_only=True):
     path: str
     size_bytes: Bytes
     runs: tuple[Run, ...]
-    """Where its bytes are, in bytes of the volume."""
+    """Where its bytes are, in bytes of the volume. None: it is emptied on a cover."""
 
 
 class Survey(Value, frozen=True, kw_only=True):

@@ -106,6 +106,7 @@ def plan_capture(
                 redacted=tuple(
                     run for file in redacted if file.on == content.on for run in file.runs
                 ),
+                covered=content.covered,
             )
         )
     return CapturePlan(

@@ -29,9 +29,12 @@ class Part:
     where: str
     fstype: str = "ext4"
     subvolume: str | None = None
+    own_words: str | None = None
+    """Its mount options, where they are not those of the whole system."""
 
     def options(self, words: str) -> str:
         """Return mount options: `words`, and what this kind of filesystem needs beside."""
+        words = self.own_words or words
         found = [words]
         if "ro" in words.split(",") and self.fstype in _READ_ONLY_WORDS:
             found.append(_READ_ONLY_WORDS[self.fstype])

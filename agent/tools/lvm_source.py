@@ -1,30 +1,23 @@
 """The volumes of a source, to be read, without one byte written to its disks.
 
-LVM activates on a cover: a dm snapshot over each physical volume whose copy-on-write area is in
-RAM. Raid and thin volumes write to their metadata as soon as they are active; that goes to the
-cover. The kernel opens the device below for reading only, and it is write-protected besides.
+LVM activates on a cover over each physical volume: raid and thin volumes write to their metadata as
+soon as they are active, and that stays in RAM.
 """
 
-import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
-from agent.errors import DiskError, SourceUnfit
+from agent.errors import SourceUnfit
 from agent.model.nodes import LvKind, NodeId
 from agent.system import block
 from agent.system.command import Runner
+from agent.tools.cover import covered
 from agent.tools.lvm_command import lvm
 from agent.tools.lvm_names import mapper_path
 from agent.tools.lvm_report import FoundGroup
-from agent.units import MiB
 
-_COVER_BYTES: Final = 64 * MiB
-"""Room for what activation writes. It is taken only as it is used; when full, reads fail."""
-_CHUNK_SECTORS: Final = 256
-_SECTOR_BYTES: Final = 512
 _SYNCED: Final = frozenset({LvKind.RAID1, LvKind.RAID5, LvKind.RAID6, LvKind.RAID10, LvKind.MIRROR})
 
 
@@ -42,7 +35,7 @@ def active_read_only(
     ids = f'local {{ extra_system_ids=["{found.system_id}"] }}' if found.system_id else ""
     with ExitStack() as stack:
         covers = [
-            stack.enter_context(_covered(run, devices[one.on], f"metalcast-cover-{one.on}"))
+            stack.enter_context(covered(run, devices[one.on], f"metalcast-cover-{one.on}"))
             for one in found.group.physical
         ]
         # Even if it fails half way, some volumes may be active.
@@ -76,35 +69,3 @@ def _check_in_step(run: Runner, found: FoundGroup, covers: list[Path], ids: str)
             ),
             hint="start that system, wait until lvs shows Cpy%Sync 100, and shut it down cleanly",
         )
-
-
-@contextmanager
-def _covered(run: Runner, device: Path, name: str) -> Iterator[Path]:
-    """Yield a device that reads as `device` and takes writes in RAM."""
-    if not block.is_block_device(device):
-        raise DiskError(f"{device} is not a block device: LVM cannot read it")
-    sectors = block.size_bytes(device) // _SECTOR_BYTES
-    was_read_only = block.is_read_only(device)
-    number = device.stat().st_rdev
-    below = f"{os.major(number)}:{os.minor(number)}"
-    with ExitStack() as stack:
-        block.set_read_only(device, True)
-        if not was_read_only:
-            stack.callback(block.set_read_only, device, False)
-        loop = stack.enter_context(_area_in_ram(run))
-        table = f"0 {sectors} snapshot {below} {loop} N {_CHUNK_SECTORS}"
-        run(["dmsetup", "create", name, "--table", table])
-        stack.callback(run, ["dmsetup", "remove", "--retry", name])
-        yield Path("/dev/mapper") / name
-
-
-@contextmanager
-def _area_in_ram(run: Runner) -> Iterator[Path]:
-    # /run is in RAM, whatever /tmp is.
-    with tempfile.NamedTemporaryFile(dir="/run", prefix="metalcast-cover-") as file:
-        file.truncate(_COVER_BYTES)
-        loop = Path(run(["losetup", "--find", "--show", file.name]).text.strip())
-    try:
-        yield loop
-    finally:
-        run(["losetup", "--detach", loop])

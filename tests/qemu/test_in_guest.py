@@ -23,6 +23,7 @@ BUNDLES = {
     ),
     "files": (
         "tests/guest/test_filesystems.py",
+        "tests/guest/test_left_out.py",
         "tests/guest/test_view.py",
         "tests/guest/test_nbd.py",
         "tests/guest/test_copies.py",
