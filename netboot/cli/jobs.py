@@ -28,7 +28,7 @@ from netboot.cli.watch import progress_line, watch_job
 
 HINTS = ("serial", "wwn", "model", "vendor", "name", "size", "transport", "hctl", "by-path")
 _PLAIN = (
-    *("template", "name", "level", "parent", "damaged"),
+    *("template", "name", "level", "parent", "damaged", "keep_identity"),
     *("consent", "verify", "finish", "grow", "method", "all_fixed"),
 )
 """Options that are fields of a spec, as they are."""
@@ -71,6 +71,12 @@ def _add_create(kinds: Any, common: argparse.ArgumentParser) -> None:
         action="store_const",
         const=True,
         help="store what cannot be read on the disk as zeros",
+    )
+    capture.add_argument(
+        "--keep-identity",
+        action="store_const",
+        const=True,
+        help="keep SSH host keys and the like in it",
     )
     capture.set_defaults(call=create_job, kind="capture")
     for one in (deploy, capture):

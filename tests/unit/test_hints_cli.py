@@ -36,6 +36,11 @@ def test_the_disks_of_a_capture_come_in_the_order_of_their_roles() -> None:
     assert spec.disks == (DiskHints(serial="A"), DiskHints(serial="B"))
 
 
+def test_a_capture_may_be_asked_to_keep_identity() -> None:
+    kept = [spec_of("capture", "--name", "a", *words) for words in ((), ("--keep-identity",))]
+    assert [isinstance(one, CaptureSpec) and one.keep_identity for one in kept] == [False, True]
+
+
 def test_several_disks_are_wiped_by_name() -> None:
     words = ("--disk", "disk0:serial=A", "--disk", "disk1:serial=B")
     spec = spec_of("wipe", "--method", WipeMethod.ZERO.value, *words)
