@@ -10,13 +10,14 @@ from typing import Any
 
 from tests.harness import source
 from tests.harness.disks import copy_disk, disk_digest, make_dirty_disk, make_disk
-from tests.harness.flow import BOOT_S, OFF_S, machine_id
+from tests.harness.flow import BOOT_S, machine_id
 from tests.harness.machine import Disk, Firmware, Hardware, Machine, Nic
 from tests.harness.server import Server
 
 # Four times what each takes on two cores with everything emulated: files on another layout are
 # copied one by one, and the system makes its own initramfs.
 CAPTURE_S, DEPLOY_S = 900, 2400
+ANSWER_S, OFF_S = 240, 240
 
 # One digest of what no layout may change: every file with its owner, mode, times, xattrs, ACLs.
 TREE = (
@@ -24,7 +25,7 @@ TREE = (
     " --format=posix --pax-option=delete=atime,delete=ctime --exclude=sparse"
     " home opt root srv usr | b2sum | cut -c-32"
 )
-TREE_S = 480
+TREE_S = 600
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class Booted:
 
     machine: Machine
 
-    def run(self, words: str, timeout_s: float = 120) -> str:
+    def run(self, words: str, timeout_s: float = ANSWER_S) -> str:
         """Run some shell and return what it printed. It must end with status 0."""
         console = self.machine.console
         console.skip()
@@ -252,8 +253,8 @@ def _log_in(machine: Machine) -> None:
     console = machine.console
     console.expect(r"login: ", BOOT_S)
     console.send_line("root")
-    console.expect(r"Password: ", 60)
+    console.expect(r"Password: ", ANSWER_S)
     console.send_line(source.PASSWORD)
-    console.expect(r"# ", 60)
+    console.expect(r"# ", ANSWER_S)
     console.send_line("dmesg --console-off; stty -echo; PS1= PS2=; echo ready-$((6 * 7))")
-    console.expect(r"ready-42", 60)
+    console.expect(r"ready-42", ANSWER_S)
