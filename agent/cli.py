@@ -57,7 +57,13 @@ def parser() -> argparse.ArgumentParser:
     deploy.set_defaults(run=by_hand.deploy)
 
     capture = verbs.add_parser("capture", help="make a template of a disk; the disk is only read")
-    _add_store(capture)
+    _add_store(capture, required=False)
+    capture.add_argument(
+        "--folder",
+        type=Path,
+        metavar="DIR",
+        help="store it there instead of on a server: metalcast template import takes it from there",
+    )
     capture.add_argument("--name", required=True, help="the template's name")
     capture.add_argument(
         "--level", type=int, metavar="1..19", help="zstd level; else as the upload allows"
@@ -96,8 +102,8 @@ def _add_sources(verb: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="URL",
-        help="https://HOST/v2/NAME, or a folder with an exported template; several are mirrors, "
-        "asked in this order, before --server",
+        help="https://HOST/v2/NAME, or the URL of a folder with an exported template; several are "
+        "mirrors, asked in this order, before --server; or one folder of this machine",
     )
     group.add_argument("--user", metavar="NAME", help="for the sources")
     group.add_argument("--password-file", type=Path, metavar="FILE")

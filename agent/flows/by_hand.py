@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from agent.probe import probe_inventory
 from agent.probe.page import render_inventory
 from agent.report import now
 from agent.store.auth import Login
+from agent.store.layout import LayoutFolder
 from agent.store.mirrors import Mirrors, WebSource
 from agent.store.registry import RegistryClient
 from agent.store.retry import Retry
@@ -32,6 +34,7 @@ from agent.trust.keyring import read_keyring
 from agent.units import format_bytes
 
 _HINTS = ("serial", "wwn", "model", "vendor", "hctl", "by_path", "transport", "size", "name")
+_WHERE = ("give --server URL, or --source URL", "give --server URL, or --folder DIR")
 _FILE_MAX_BYTES = 256 * 1024
 
 
@@ -118,10 +121,12 @@ def _place(args: argparse.Namespace, template: str, report: Any) -> Workplace:
 
 
 def find_source(args: argparse.Namespace, template: str, report: Any) -> BlobSource:
-    """Return where the template is: the server, the sources given, or both."""
+    """Return where the template is, or goes: the server, the sources given, or both; a folder."""
     urls: list[str] = getattr(args, "source", [])
+    if folder := _folder(args, urls):
+        return folder
     if not args.server and not urls:
-        raise UsageError("where is the template?", hint="give --server URL, or --source URL")
+        raise UsageError("where is the template?", hint=_WHERE[hasattr(args, "folder")])
     retry = Retry(attempts=1) if len(urls) + bool(args.server) > 1 else None
     sources: list[WebSource] = []
     if urls:
@@ -134,6 +139,18 @@ def find_source(args: argparse.Namespace, template: str, report: Any) -> BlobSou
     if len(sources) == 1:
         return sources[0]
     return Mirrors(sources, warn=lambda text: report(Logged(level=Level.WARNING, message=text)))
+
+
+def _folder(args: argparse.Namespace, urls: Sequence[str]) -> LayoutFolder | None:
+    """Return the folder of this machine that is named, if one is."""
+    named: Path | None = getattr(args, "folder", None)
+    if named is None and urls and Path(urls[0]).is_dir():
+        named, urls = Path(urls[0]), urls[1:]
+    if named is None:
+        return None
+    if urls or args.server:
+        raise UsageError("a folder stands alone: no server, no other source beside it")
+    return LayoutFolder(named)
 
 
 def _login(args: argparse.Namespace, urls: list[str]) -> Login | None:

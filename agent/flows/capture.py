@@ -22,7 +22,6 @@ from agent.planning.sources import source_disks
 from agent.report import now
 from agent.source.left_out import left_out
 from agent.source.open import opened_system
-from agent.store.hold import holding
 from agent.store.template import Template, open_template
 from agent.stream.capture import capture_template
 from agent.stream.chunks import VolumeSource
@@ -56,6 +55,7 @@ def capture(place: Workplace, spec: CaptureSpec) -> dict[str, Any]:
     The kernel refuses every write to the disks meanwhile. Nothing is listed before all is there.
     """
     began = time.monotonic()
+    target = place.target
     parent = open_parent(place, spec) if spec.parent else None
     with _opened_plan(place.run, place.inventory, spec) as plan:
         place.report(PlanMade(text=render_capture(plan), digest=plan.digest))
@@ -65,10 +65,10 @@ def capture(place: Workplace, spec: CaptureSpec) -> dict[str, Any]:
                 for volume in plan.volumes
             }
             place.confirm_claim()
-            looks.enter_context(holding(place.registry))
+            looks.enter_context(target.at_work())
             try:
                 captured = capture_template(
-                    place.registry,
+                    target,
                     template_config(plan, place.inventory, now(), f"metalcast {version()}"),
                     [
                         _source(plan, volume, maps[volume.volume])
@@ -115,7 +115,7 @@ def open_parent(place: Workplace, spec: CaptureSpec) -> Template:
     """
     assert spec.parent is not None
     trusted = trust_template(place, spec.parent, spec.parent_reference)
-    return open_template(place.registry, trusted.digest)
+    return open_template(place.source, trusted.digest)
 
 
 @contextmanager

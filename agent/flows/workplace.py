@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from agent.errors import ServerError
 from agent.model.inventory import Inventory
 from agent.report import Report
+from agent.store.layout import LayoutFolder
 from agent.store.registry import RegistryClient
 from agent.store.source import BlobSource
+from agent.store.target import FolderTarget, RegistryTarget, Target
 from agent.system.command import Runner
 from agent.trust.keyring import Keyring
 from agent.units import KiB
@@ -28,11 +30,13 @@ class Workplace:
     boot_mac: str | None = None
 
     @property
-    def registry(self) -> RegistryClient:
-        """The one repository that a capture writes to. Raises ServerError if it is none."""
-        if not isinstance(self.source, RegistryClient):
-            raise ServerError(f"{self.source.url} is no registry: nothing can be pushed there")
-        return self.source
+    def target(self) -> Target:
+        """Where a capture writes. Raises ServerError if nothing can be written there."""
+        if isinstance(self.source, LayoutFolder):
+            return FolderTarget(self.source)
+        if isinstance(self.source, RegistryClient):
+            return RegistryTarget(self.source)
+        raise ServerError(f"{self.source.url} is no registry: nothing can be pushed there")
 
 
 def peak_memory_bytes() -> int:

@@ -5,9 +5,11 @@ each blob is synced before it gets its name, `index.json` comes last.
 """
 
 import contextlib
+import errno
 import fcntl
 import io
 import os
+import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import file_digest, sha256
@@ -191,7 +193,8 @@ class LayoutFolder:
         for left in (self.path / "blobs" / "sha256").glob(".*.part"):
             left.unlink(missing_ok=True)
 
-    def writer(self, digest: Digest) -> "LayoutBlob":
+    def writer(self, digest: Digest | None = None) -> "LayoutBlob":
+        """Return the writer of a blob; of one that is just being made, without its digest."""
         return LayoutBlob(self.path / "blobs" / "sha256", digest)
 
     def put_manifest(self, data: bytes, tag: str, artifact_type: str = "") -> Digest:
@@ -272,25 +275,28 @@ class FileBody:
 
 
 class LayoutBlob:
-    """One blob on its way into a layout: synced, checked, then named."""
+    """One blob on its way into a layout: synced, checked if it comes from elsewhere, then named."""
 
-    def __init__(self, folder: Path, digest: Digest) -> None:
-        name = digest.removeprefix("sha256:")
+    def __init__(self, folder: Path, digest: Digest | None) -> None:
+        name = digest.removeprefix("sha256:") if digest else secrets.token_hex(16)
         self._folder = folder
-        self._path = folder / name
         self._part = folder / f".{name}.{os.getpid()}.part"
-        self._file = self._part.open("wb")
-        self._sha256 = sha256()
+        self._sha256 = sha256() if digest else None
+        try:
+            self._file = self._part.open("wb")
+        except OSError as error:
+            raise self._failed(error) from error
 
     def append(self, data: bytes) -> None:
         try:
             self._file.write(data)
         except OSError as error:
-            raise ServerError(f"cannot write {self._path}: {error.strerror}") from error
-        self._sha256.update(data)
+            raise self._failed(error) from error
+        if self._sha256:
+            self._sha256.update(data)
 
     def finish(self, digest: Digest) -> None:
-        found = f"sha256:{self._sha256.hexdigest()}"
+        found = f"sha256:{self._sha256.hexdigest()}" if self._sha256 else digest
         if found != digest:
             self.cancel()
             raise TemplateError(f"the blob {digest} came damaged: it has digest {found}")
@@ -299,15 +305,20 @@ class LayoutBlob:
             os.fsync(self._file.fileno())
             self._file.close()
             self._part.chmod(0o644)
-            self._part.replace(self._path)
+            self._part.replace(self._folder / digest.removeprefix("sha256:"))
             _sync_folder(self._folder)
         except OSError as error:
-            raise ServerError(f"cannot write {self._path}: {error.strerror}") from error
+            raise self._failed(error) from error
 
     def cancel(self) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):  # what was not written yet may have no room
+            self._file.close()
         with contextlib.suppress(FileNotFoundError):
             self._part.unlink()
+
+    def _failed(self, error: OSError) -> ServerError:
+        hint = "make room there, or give another folder" if error.errno == errno.ENOSPC else None
+        return ServerError(f"cannot write to {self._folder}: {error.strerror}", hint=hint)
 
 
 def _blob_path(digest: Digest) -> str:

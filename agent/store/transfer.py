@@ -8,19 +8,15 @@ import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Final, Protocol
+from typing import Final
 
 from agent.errors import TemplateError
 from agent.model.template import Descriptor, Digest, TemplateConfig
 from agent.model.wire import decode
-from agent.store.hold import holding
-from agent.store.layout import LayoutFolder
-from agent.store.pack import Upload
-from agent.store.registry import RegistryClient
 from agent.store.retry import Transient, Tries
 from agent.store.source import BlobSource, blob_digest
+from agent.store.target import Target
 from agent.store.template import Template, open_template
-from agent.store.upload import ResumedUpload
 from agent.trust.minisign import SIGNATURE_MAX_BYTES
 from agent.trust.templates import (
     LIST_MAX_BYTES,
@@ -42,86 +38,6 @@ Tell = Callable[[int, int], None]
 
 def quiet(done: int, total: int) -> None:
     """The default: nobody is told."""
-
-
-class Target(Protocol):
-    """Where a template goes."""
-
-    @property
-    def reading(self) -> BlobSource:
-        """What is there, to be read."""
-        ...
-
-    def has(self, blob: Descriptor) -> bool: ...
-
-    def take_over(self, blob: Descriptor, source: BlobSource) -> bool:
-        """Get the blob from `source` without its bytes passing through here, if that can be."""
-        ...
-
-    def writer(self, blob: Descriptor) -> Upload: ...
-
-    def put_manifest(self, data: bytes, tag: str, artifact_type: str) -> Digest: ...
-
-    def at_work(self) -> contextlib.AbstractContextManager[None]:
-        """What is pushed is kept while this lasts, though no manifest needs it yet."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class RegistryTarget:
-    client: RegistryClient
-
-    @property
-    def reading(self) -> BlobSource:
-        return self.client
-
-    def has(self, blob: Descriptor) -> bool:
-        return self.client.has_blob(blob.digest)
-
-    def take_over(self, blob: Descriptor, source: BlobSource) -> bool:
-        if not isinstance(source, RegistryClient) or source.base_url != self.client.base_url:
-            return False
-        return self.client.mount(blob.digest, source.repository)
-
-    def writer(self, blob: Descriptor) -> Upload:
-        del blob
-        return ResumedUpload(self.client)
-
-    def put_manifest(self, data: bytes, tag: str, artifact_type: str) -> Digest:
-        del artifact_type
-        return self.client.put_manifest(data, tag)
-
-    def at_work(self) -> contextlib.AbstractContextManager[None]:
-        return holding(self.client)
-
-
-@dataclass(frozen=True, slots=True)
-class FolderTarget:
-    folder: LayoutFolder
-
-    @property
-    def reading(self) -> BlobSource:
-        return self.folder
-
-    def has(self, blob: Descriptor) -> bool:
-        return self.folder.is_whole(blob)
-
-    def take_over(self, blob: Descriptor, source: BlobSource) -> bool:
-        del blob, source
-        return False
-
-    def writer(self, blob: Descriptor) -> Upload:
-        return self.folder.writer(blob.digest)
-
-    def put_manifest(self, data: bytes, tag: str, artifact_type: str) -> Digest:
-        return self.folder.put_manifest(data, tag, artifact_type)
-
-    @contextlib.contextmanager
-    def at_work(self) -> Iterator[None]:
-        self.folder.prepare()
-        with self.folder.locked():
-            self.folder.sweep()
-            yield
 
 
 @dataclass(slots=True)

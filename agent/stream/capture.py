@@ -33,10 +33,9 @@ from agent.model.template import (
 from agent.report import Report, silent
 from agent.store.digests import CHUNK_DIGESTS, DIGEST, zeros_digest
 from agent.store.index import IndexWriter
-from agent.store.pack import BlobWriter, Encoder, PackWriter, pack_target_bytes
-from agent.store.registry import RegistryClient
+from agent.store.pack import BlobWriter, Encoder, PackWriter, Upload, pack_target_bytes
+from agent.store.target import Target
 from agent.store.template import Template
-from agent.store.upload import ResumedUpload
 from agent.stream.blocks import ChunkReader, DiskFile
 from agent.stream.chunks import Chunk, VolumeSource, chunks_of, count_chunks
 from agent.stream.courier import Courier
@@ -80,7 +79,7 @@ class Captured:
 
 
 def capture_template(
-    client: RegistryClient,
+    target: Target,
     config: TemplateConfig,
     sources: Iterable[VolumeSource],
     report: Report = silent,
@@ -93,7 +92,7 @@ def capture_template(
     damage: Damage | None = None,
     confirm: Callable[[], None] = lambda: None,
 ) -> Captured:
-    """Push a template: packs and index of each volume, then the config, the manifest last.
+    """Store a template: packs and index of each volume, then the config, the manifest last.
 
     The used bytes of each volume in `config` become what was found. Chunks that `parent`, a
     template of the same repository, holds at the same place are taken over from it. Without a
@@ -108,14 +107,14 @@ def capture_template(
     stages = Stages()
     total = sum(run.size for source in sources for run in source.used)
     meter = Meter("capture", total, report, stages)
-    target = pack_target_bytes(total) if pack_bytes is None else pack_bytes
+    pack_bytes = pack_bytes or pack_target_bytes(total)
     layers: list[Descriptor] = []
     used: dict[str, int] = {}
     uploaded = 0
     for source in sources:
         packs = sum(layer.media_type == PACK_TYPE for layer in layers)
         known = parent_volume(parent, source.volume.id)
-        work = _Volume(client, source, packs, meter, known, target, level, lanes, damage)
+        work = _Volume(target, source, packs, meter, known, pack_bytes, level, lanes, damage)
         done = work.capture()
         layers += done.layers
         used[source.volume.id] = done.used_bytes
@@ -129,7 +128,7 @@ def capture_template(
         schema_version=2,
         media_type=MANIFEST_TYPE,
         artifact_type=ARTIFACT_TYPE,
-        config=_push(client, config_bytes, CONFIG_TYPE),
+        config=_push(target, config_bytes, CONFIG_TYPE),
         layers=tuple(layers),
     )
     data = wire.encode(manifest)
@@ -140,7 +139,7 @@ def capture_template(
             hint="capture without a parent, or the disks one by one",
         )
     with stages.timed("upload"):
-        digest = client.put_manifest(data, tag)
+        digest = target.put_manifest(data, tag, ARTIFACT_TYPE)
     meter.tick(final=True)
     return Captured(
         digest=digest,
@@ -172,7 +171,7 @@ class _Volume:
 
     def __init__(
         self,
-        client: RegistryClient,
+        target: Target,
         source: VolumeSource,
         first_pack: int,
         meter: Meter,
@@ -185,7 +184,7 @@ class _Volume:
         cores = len(os.sched_getaffinity(0))
         heavy = level is not None and level >= _HEAVY_LEVEL
         self._lanes = lanes or min(cores if heavy else cores + 1, _MOST_LANES)
-        self._client = client
+        self._target = target
         self._source = source
         self._meter = meter
         self._stages = meter.stages
@@ -219,7 +218,7 @@ class _Volume:
         used = 0
         with DiskFile(self._source.device, serial=self._source.serial) as disk:
             try:
-                index = self._blob(ResumedUpload(self._client, sleep=self._courier.pause))
+                index = self._blob(self._target.begin(sleep=self._courier.pause))
                 writer = IndexWriter(index, head)
                 for read in self._reads(disk):
                     writer.add(self._place(read))
@@ -327,7 +326,7 @@ class _Volume:
         self._number += 1
         return self._number - 1
 
-    def _blob(self, upload: ResumedUpload) -> BlobWriter:
+    def _blob(self, upload: Upload) -> BlobWriter:
         writer = BlobWriter(self._courier.carry(upload))
         self._begun.append(writer)
         return writer
@@ -335,9 +334,7 @@ class _Volume:
     def _start_pack(self) -> BlobWriter:
         self._own = self._next_number()
         inside = self._in_pack
-        return self._blob(
-            ResumedUpload(self._client, lambda: self._replay(inside), self._courier.pause)
-        )
+        return self._blob(self._target.begin(lambda: self._replay(inside), self._courier.pause))
 
     def _finish_pack(self, pack: BlobWriter) -> None:
         self._layers[self._own] = pack.finish(PACK_TYPE, self._annotations)
@@ -354,8 +351,8 @@ class _Volume:
                 yield Encoder(level).encode(content)
 
 
-def _push(client: RegistryClient, data: bytes, media_type: str) -> Descriptor:
-    writer = BlobWriter(ResumedUpload(client))
+def _push(target: Target, data: bytes, media_type: str) -> Descriptor:
+    writer = BlobWriter(target.begin())
     writer.write(data)
     return writer.finish(media_type, {})
 

@@ -12,8 +12,8 @@ from agent.model.template import MANIFEST_TYPE, NAME_PATTERN, Descriptor
 from agent.model.wire import Value
 from agent.report import now
 from agent.store.source import BlobSource, blob_digest
+from agent.store.target import Target
 from agent.store.template import open_template
-from agent.store.transfer import Target
 from agent.trust.minisign import TrustError, parse_signature
 from agent.trust.templates import (
     EMPTY_CONFIG,

@@ -15,7 +15,7 @@ from agent.store.registry import RegistryClient
 from agent.store.retry import Retry
 from agent.store.source import BlobSource
 from agent.store.sources import open_source
-from agent.store.transfer import FolderTarget, RegistryTarget, Target
+from agent.store.target import FolderTarget, RegistryTarget, Target
 from netboot.cli.common import make_client
 
 DEFAULT_TAG: Final = "latest"

@@ -16,6 +16,7 @@ from agent.model.template import FORMAT_VERSION, Firmware, TemplateConfig
 from agent.store.body import Limits
 from agent.store.registry import RegistryClient
 from agent.store.retry import Retry
+from agent.store.target import RegistryTarget
 from agent.stream.capture import Captured, capture_template
 from agent.stream.chunks import VolumeSource
 from agent.stream.usedmap import used_map
@@ -108,7 +109,9 @@ def used_extents(device: Path, content: Content, size_bytes: int) -> Extents:
 
 def capture(client: RegistryClient, *sources: VolumeSource, pack_bytes: int = 4 * MiB) -> Captured:
     config = make_config(*(source.volume for source in sources))
-    return capture_template(client, config, sources, tag="latest", pack_bytes=pack_bytes)
+    return capture_template(
+        RegistryTarget(client), config, sources, tag="latest", pack_bytes=pack_bytes
+    )
 
 
 def make_target(folder: Path, size_bytes: int, *, name: str = "target.img") -> Path:

@@ -21,7 +21,8 @@ from agent.store.registry import RegistryClient
 from agent.store.retry import Retry
 from agent.store.sources import open_source
 from agent.store.template import open_template
-from agent.store.transfer import FolderTarget, RegistryTarget, copy_template
+from agent.store.target import FolderTarget, RegistryTarget
+from agent.store.transfer import copy_template
 from agent.stream.restore import Restored, restore_volume
 from agent.units import MiB
 from tests.contracts.fake_registry import FakeRegistry, Handler

@@ -12,7 +12,8 @@ from agent.store.hold import holding
 from agent.store.layout import LayoutFolder
 from agent.store.registry import RegistryClient
 from agent.store.template import open_template
-from agent.store.transfer import FolderTarget, RegistryTarget, copy_template
+from agent.store.target import FolderTarget, RegistryTarget
+from agent.store.transfer import copy_template
 from agent.stream.capture import capture_template
 from agent.units import MiB
 from tests.contracts.api_server import Api
@@ -130,7 +131,7 @@ def capture(
     source = make_source(folder, data)
     with holding(client):
         capture_template(
-            client,
+            RegistryTarget(client),
             make_config(source.volume),
             [source],
             tag=tag,

@@ -10,6 +10,7 @@ from agent.errors import TemplateError
 from agent.model.job import Verify
 from agent.model.template import CHUNK_BYTES, FROM_ANNOTATION, PACK_TYPE
 from agent.store.registry import RegistryClient
+from agent.store.target import RegistryTarget
 from agent.store.template import open_template
 from agent.stream.capture import Captured, capture_template
 from agent.stream.chunks import VolumeSource
@@ -45,7 +46,7 @@ def capture(
     client: RegistryClient, source: VolumeSource, parent: str | None = None, tag: str = "latest"
 ) -> Captured:
     return capture_template(
-        client,
+        RegistryTarget(client),
         make_config(source.volume),
         [source],
         tag=tag,

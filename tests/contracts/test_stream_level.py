@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 from agent.model.template import CHUNK_BYTES
+from agent.store.target import RegistryTarget
 from agent.store.template import open_template
 from agent.stream.capture import Captured, capture_template
 from agent.stream.restore import restore_volume
@@ -47,7 +48,7 @@ def test_a_slow_upload_is_used_to_compress_harder(tmp_path: Path) -> None:
 
         def capture(level: int | None) -> Captured:
             return capture_template(
-                client,
+                RegistryTarget(client),
                 make_config(source.volume),
                 [source],
                 tag="latest",

@@ -12,6 +12,7 @@ from agent.model.template import CONFIG_TYPE, Descriptor, Hole, Manifest
 from agent.model.wire import encode
 from agent.store.pack import BlobWriter
 from agent.store.registry import RegistryClient
+from agent.store.target import RegistryTarget
 from agent.store.template import open_template
 from agent.store.upload import ResumedUpload
 from agent.stream.capture import capture_template
@@ -42,7 +43,7 @@ def put(api: Api, folder: Path, data: bytes, tag: str, **changes: Any) -> str:
     client = RegistryClient(api.url, "demo", api.token)
     source = make_source(folder, data)
     config = msgspec.structs.replace(make_config(source.volume), **changes)
-    done = capture_template(client, config, [source], tag=tag, pack_bytes=4 * MiB)
+    done = capture_template(RegistryTarget(client), config, [source], tag=tag, pack_bytes=4 * MiB)
     client.close()
     return done.digest
 

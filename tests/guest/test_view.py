@@ -15,6 +15,7 @@ from agent.model.layout import Content, Ext, Xfs
 from agent.model.template import CHUNK_BYTES
 from agent.store.body import Limits
 from agent.store.registry import RegistryClient
+from agent.store.target import RegistryTarget
 from agent.store.template import Template, open_template
 from agent.stream.capture import capture_template
 from agent.stream.chunks import VolumeSource
@@ -87,7 +88,11 @@ def captured(
                 make_volume(SOURCE_BYTES, content=content), device, 0, used, serial="SOURCE"
             )
             made = capture_template(
-                client, make_config(source.volume), [source], tag="latest", pack_bytes=16 * MiB
+                RegistryTarget(client),
+                make_config(source.volume),
+                [source],
+                tag="latest",
+                pack_bytes=16 * MiB,
             )
         yield Captured(kind, registry, url, client, made.digest, tree)
         client.close()

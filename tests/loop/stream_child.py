@@ -11,6 +11,7 @@ from pathlib import Path
 
 from agent.model.job import Verify
 from agent.store.registry import RegistryClient
+from agent.store.target import RegistryTarget
 from agent.store.template import open_template
 from agent.stream.capture import capture_template
 from agent.stream.chunks import VolumeSource
@@ -36,7 +37,9 @@ def main(mode: str, url: str, disk: Path, lanes: int | None) -> dict[str, object
         size = disk.stat().st_size
         volume = make_volume(size)
         source = VolumeSource(volume, disk, 0, (Extent(0, size),))
-        done = capture_template(client, make_config(volume), [source], tag="latest", lanes=lanes)
+        done = capture_template(
+            RegistryTarget(client), make_config(volume), [source], tag="latest", lanes=lanes
+        )
         moved, stages = done.used_bytes, done.stage_seconds
         stored = done.stored_bytes
     else:

@@ -12,6 +12,7 @@ from agent.model.event import Happening, Level, Logged
 from agent.model.job import Verify
 from agent.model.template import CHUNK_BYTES, Hole
 from agent.store.registry import RegistryClient
+from agent.store.target import RegistryTarget
 from agent.store.template import open_template
 from agent.stream.capture import Captured, capture_template
 from agent.stream.chunks import VolumeSource
@@ -59,7 +60,7 @@ class World:
         with bad_disk(source.device, self.folder / "bad", unreadable=bad) as device:
             there = VolumeSource(source.volume, device, BASE, source.used, serial="SOURCE-1")
             return capture_template(
-                self.client,
+                RegistryTarget(self.client),
                 make_config(there.volume),
                 [there],
                 [].append if heard is None else heard.append,

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from agent.model.job import Verify
+from agent.store.target import RegistryTarget
 from agent.store.template import open_template
 from agent.stream.blocks import DiskFile
 from agent.stream.capture import capture_template
@@ -88,7 +89,7 @@ def test_every_used_byte_arrives_and_no_other_is_touched(
         assert block.sector_bytes(target_disk) == sector_bytes
         client = make_client(url)
         source = VolumeSource(volume, source_disk, base, used)
-        captured = capture_template(client, make_config(volume), [source], tag="t")
+        captured = capture_template(RegistryTarget(client), make_config(volume), [source], tag="t")
         template = open_template(client, captured.digest)
         restore_volume(template, "root", target_disk, base)
         verified = verify_volume(template, "root", target_disk, base, Verify.FULL)
@@ -124,7 +125,7 @@ def test_a_source_that_the_kernel_holds_read_only_can_be_captured(tmp_path: Path
         client = make_client(url)
         source = VolumeSource(volume, disk, 0, (Extent(0, 5 * MiB),))
         try:
-            capture_template(client, make_config(volume), [source], tag="t")
+            capture_template(RegistryTarget(client), make_config(volume), [source], tag="t")
         finally:
             client.close()
             block.set_read_only(disk, False)  # the kernel keeps this for the device's next user

@@ -23,6 +23,7 @@ from agent.model.layout import (
     Vfat,
 )
 from agent.store.registry import RegistryClient
+from agent.store.target import RegistryTarget
 from agent.store.template import open_template
 from agent.stream.capture import capture_template
 from agent.stream.chunks import VolumeSource
@@ -131,7 +132,7 @@ def travel(
     used = used_extents(image, content, size)
     source = VolumeSource(make_volume(size, content=content), disk, BASE, used)
     captured = capture_template(
-        client, make_config(source.volume), [source], tag="t", pack_bytes=8 * MiB
+        RegistryTarget(client), make_config(source.volume), [source], tag="t", pack_bytes=8 * MiB
     )
     assert (sha256(disk.read_bytes()).digest(), disk.stat().st_mtime_ns) == before
     template = open_template(client, captured.digest)
@@ -235,7 +236,9 @@ def test_several_volumes_share_a_template_but_no_pack(
         VolumeSource(empty, disk, BASE, ()),
     ]
     config = make_config(boot, data, empty, swap)
-    captured = capture_template(client, config, sources, tag="t", pack_bytes=4 * MiB)
+    captured = capture_template(
+        RegistryTarget(client), config, sources, tag="t", pack_bytes=4 * MiB
+    )
     template = open_template(client, captured.digest)
     assert [layer.annotations["org.metalcast.volume"] for layer in template.manifest.layers] == [
         "boot-code",
@@ -262,7 +265,7 @@ def test_what_is_blank_is_zeros_in_the_template(client: RegistryClient, tmp_path
     volume = make_volume(len(body))
     used = (Extent(0, 4 * MiB - 512), Extent(4 * MiB, MiB))
     source = VolumeSource(volume, disk, 0, used, blank=(place,))
-    captured = capture_template(client, make_config(volume), [source], tag="t")
+    captured = capture_template(RegistryTarget(client), make_config(volume), [source], tag="t")
     assert disk.read_bytes() == body
     template = open_template(client, captured.digest)
     target = tmp_path / "target.img"
@@ -284,7 +287,7 @@ def test_what_is_known_to_be_zeros_is_not_read_and_is_zeros_again(
     volume = make_volume(len(data))
     zeros = (Extent(4 * MiB, 4 * MiB),)  # a lie, to see that nobody looks
     source = VolumeSource(volume, disk, 0, (Extent(0, len(data)),), zeros=zeros)
-    captured = capture_template(client, make_config(volume), [source], tag="t")
+    captured = capture_template(RegistryTarget(client), make_config(volume), [source], tag="t")
     target = tmp_path / "target.img"
     target.write_bytes(b"\xa5" * len(data))
     restore_volume(open_template(client, captured.digest), "root", target, 0)
@@ -346,7 +349,7 @@ def test_a_full_disk_is_named(client: RegistryClient, tmp_path: Path) -> None:
     raw.write_bytes(random.Random(SEED).randbytes(9 * MiB))
     volume = make_volume(9 * MiB)
     source = VolumeSource(volume, raw, 0, (Extent(0, 9 * MiB),))
-    captured = capture_template(client, make_config(volume), [source], tag="t")
+    captured = capture_template(RegistryTarget(client), make_config(volume), [source], tag="t")
     template = open_template(client, captured.digest)
     target = tmp_path / "target.img"
     with target.open("wb") as file:
@@ -368,7 +371,7 @@ def test_a_source_that_ends_too_soon_is_named(client: RegistryClient, tmp_path: 
     volume = make_volume(9 * MiB)
     source = VolumeSource(volume, raw, 0, (Extent(0, 9 * MiB),), serial="S-2")
     with pytest.raises(DiskError, match=rf"{raw} \(serial S-2\) ends at 1048576, too soon"):
-        capture_template(client, make_config(volume), [source], tag="t")
+        capture_template(RegistryTarget(client), make_config(volume), [source], tag="t")
 
 
 def test_a_wrong_byte_on_the_target_is_found(client: RegistryClient, tmp_path: Path) -> None:
@@ -376,7 +379,7 @@ def test_a_wrong_byte_on_the_target_is_found(client: RegistryClient, tmp_path: P
     raw.write_bytes(random.Random(SEED).randbytes(9 * MiB))
     volume = make_volume(9 * MiB)
     source = VolumeSource(volume, raw, 0, (Extent(0, 9 * MiB),))
-    captured = capture_template(client, make_config(volume), [source], tag="t")
+    captured = capture_template(RegistryTarget(client), make_config(volume), [source], tag="t")
     template = open_template(client, captured.digest)
     target = tmp_path / "target.img"
     target.write_bytes(bytes(10 * MiB))
@@ -407,7 +410,7 @@ def test_a_failed_fsync_is_final(
     raw.write_bytes(random.Random(SEED).randbytes(MiB))
     volume = make_volume(MiB)
     source = VolumeSource(volume, raw, 0, (Extent(0, MiB),))
-    captured = capture_template(client, make_config(volume), [source], tag="t")
+    captured = capture_template(RegistryTarget(client), make_config(volume), [source], tag="t")
     template = open_template(client, captured.digest)
     target = tmp_path / "target.img"
     target.write_bytes(bytes(MiB))

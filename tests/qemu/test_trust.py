@@ -9,6 +9,7 @@ from agent.model.layout import Swap
 from agent.model.nodes import Partition
 from agent.model.template import TemplateConfig
 from agent.store.registry import RegistryClient
+from agent.store.target import RegistryTarget
 from agent.stream.capture import capture_template
 from agent.stream.chunks import VolumeSource
 from agent.units import Extent, GiB, KiB
@@ -41,7 +42,7 @@ def push_template(server: Server, folder: Path) -> str:
             used = (Extent(0, min(volume.size_bytes, 64 * KiB)),)
             sources.append(VolumeSource(volume, disk, offset, used, serial="SOURCE"))
     client = RegistryClient(server.url, "demo", server.token_file.read_text().strip())
-    digest = capture_template(client, config, sources, tag="latest").digest
+    digest = capture_template(RegistryTarget(client), config, sources, tag="latest").digest
     client.close()
     return digest
 
