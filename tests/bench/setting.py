@@ -14,8 +14,9 @@ from typing import Any, Final
 
 from agent.store.layout import LayoutFolder
 from agent.store.registry import RegistryClient
+from agent.store.target import FolderTarget
 from agent.store.template import Template, open_template
-from agent.store.transfer import FolderTarget, copy_template
+from agent.store.transfer import copy_template
 from tests.bench.data import images, xfs_images
 from tests.bench.rounds import BenchFailed, say, timed, timed_pipe
 from tests.bench.servers import nginx
