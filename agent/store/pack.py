@@ -1,5 +1,6 @@
 """Packs: chunks as zstd frames, back to back. docs/template-format.md is the text behind this."""
 
+import struct
 from collections.abc import Callable
 from hashlib import sha256
 from typing import Final, Protocol
@@ -14,6 +15,7 @@ MAX_WINDOW_BYTES: Final = 8 * MiB
 MAX_STORED_BYTES: Final = CHUNK_BYTES + CHUNK_BYTES // 128 + 1024
 """More than zstd ever makes of a chunk, be it random bytes."""
 
+_BLOCK_HEAD: Final = struct.Struct("<HB")
 _BLOCK_MAX_BYTES: Final = 128 * 1024
 _RLE_BLOCK: Final = 1
 _RESERVED_BLOCK: Final = 3
@@ -75,16 +77,17 @@ class Decoder:
 def _frame_end(stored: memoryview) -> int:
     """Return where the frame at the start of `stored` ends, by its block headers (RFC 8878)."""
     at = zstandard.frame_header_size(stored)
-    while True:
-        if at + 3 > len(stored):
-            raise ChunkCorrupt("is cut short")
-        head = int.from_bytes(stored[at : at + 3], "little")
-        is_last, kind, size = head & 1, head >> 1 & 3, head >> 3
+    last = len(stored) - _BLOCK_HEAD.size
+    unpack = _BLOCK_HEAD.unpack_from  # a frame has a hundred blocks, and Python's lock is held
+    while at <= last:
+        low, high = unpack(stored, at)
+        kind, size = low >> 1 & 3, low >> 3 | high << 13
         if kind == _RESERVED_BLOCK or size > _BLOCK_MAX_BYTES:
             raise ChunkCorrupt(f"has a block that cannot be, at {at}")
-        at += 3 + (1 if kind == _RLE_BLOCK else size)
-        if is_last:
+        at += 4 if kind == _RLE_BLOCK else 3 + size
+        if low & 1:
             return at + _CHECKSUM_BYTES
+    raise ChunkCorrupt("is cut short")
 
 
 class Upload(Protocol):
