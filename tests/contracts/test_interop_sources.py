@@ -20,8 +20,8 @@ from agent.store.mirrors import Mirrors, WebSource
 from agent.store.registry import RegistryClient
 from agent.store.retry import Retry
 from agent.store.sources import open_source
-from agent.store.template import open_template
 from agent.store.target import FolderTarget, RegistryTarget
+from agent.store.template import open_template
 from agent.store.transfer import copy_template
 from agent.stream.restore import Restored, restore_volume
 from agent.units import MiB
@@ -364,3 +364,16 @@ def test_a_registry_may_keep_its_blobs_on_another_server(world: World, static: s
     assert "/blobs/sha256/" in log
     assert "ours" not in log
     client.close()
+
+
+def test_a_folder_of_this_machine_is_a_source_and_a_target(tmp_path: Path) -> None:
+    assert source_of("--source", tmp_path)[0] == LayoutFolder(tmp_path)
+    for more in (("--server", "http://s:8470"), ("--source", "http://s/web")):
+        with pytest.raises(UsageError, match="a folder stands alone"):
+            source_of("--source", tmp_path, *more)
+    words = ["capture", "--name", "demo"]
+    args = parser().parse_args([*words, "--folder", str(tmp_path / "new")])
+    assert by_hand.find_source(args, "demo", print) == LayoutFolder(tmp_path / "new")
+    with pytest.raises(UsageError, match="where is the template") as caught:
+        by_hand.find_source(parser().parse_args(words), "demo", print)
+    assert "--folder DIR" in str(caught.value.hint)

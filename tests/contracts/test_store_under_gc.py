@@ -11,8 +11,8 @@ from agent.store.check import check_template
 from agent.store.hold import holding
 from agent.store.layout import LayoutFolder
 from agent.store.registry import RegistryClient
-from agent.store.template import open_template
 from agent.store.target import FolderTarget, RegistryTarget
+from agent.store.template import open_template
 from agent.store.transfer import copy_template
 from agent.stream.capture import capture_template
 from agent.units import MiB
