@@ -210,7 +210,7 @@ def carry_out(
             disk = devices.paths[step.disk]
             boot_sector.write_boot_code(disk, boot_sector.PENDING_STUB)
             write_checked_table(host.run, disk, step.table)
-            confirm_clean(step.table, host, disk)
+            confirm_clean(step.table, disk)
         case MakeArray() | MakeLuks() | MakeGroup() | MakeLogical():
             devices.make(step)
         case RestoreVolume():
@@ -286,12 +286,12 @@ def erase(step: EraseSignatures, host: Host, disk: Path) -> None:
     block.reread_table(disk)
 
 
-def confirm_clean(table: PlannedTable, host: Host, disk: Path) -> None:
+def confirm_clean(table: PlannedTable, disk: Path) -> None:
     """Raise DiskError if an old signature shows through one of the new partitions."""
     for part in table.partitions:
         if part.is_extended:
             continue
-        if what := wipefs.find_signature_in(host.run, disk, part.extent):
+        if what := wipefs.find_signature_in(disk, part.extent):
             raise DiskError(f"partition {part.number} of {disk} still holds {what} from before")
 
 

@@ -36,7 +36,6 @@ VALUABLE: Final = frozenset(
         "stratis",
         "vdo",
         "unreadable",
-        "ambiguous",  # several signatures in one place: any of them may be what counts
     }
 )
 """What stands on a disk without showing its files. Ordinary filesystems need no consent."""

@@ -13,16 +13,14 @@ from agent.errors import CommandFailed, DiskError
 from agent.model.inventory import Found
 from agent.model.wire import BadDocument
 from agent.system.command import Runner
+from agent.system.libblkid import find_all
 from agent.tools.old_places import old_places
 from agent.units import Extent
 
 _COMMAND = ("wipefs", "--no-act", "--json", "--output", "DEVICE,TYPE,USAGE,UUID,LABEL")
 _TABLE = "table"
 UNREADABLE: Final = "unreadable"
-AMBIGUOUS: Final = "ambiguous"
-"""Several signatures in one place, where blkid(8) gives up."""
 _SMALLEST_VOLUME_BYTES: Final = 64 * 1024
-_SEVERAL: Final = 8
 
 
 def probe_contents(run: Runner, paths: Sequence[str]) -> tuple[Found, ...]:
@@ -39,7 +37,6 @@ def probe_contents(run: Runner, paths: Sequence[str]) -> tuple[Found, ...]:
 
 
 def probe_hidden(
-    run: Runner,
     disk: Path,
     path: str,
     whole: Extent,
@@ -71,7 +68,7 @@ def probe_hidden(
         one
         for place in hidden
         if place.size >= _SMALLEST_VOLUME_BYTES and not _surrounds(place, partitions.values())
-        for one in _at(run, path, place, partitions)
+        for one in _at(disk, path, place, partitions)
     ]
     return tuple(dict.fromkeys(found))
 
@@ -81,25 +78,16 @@ def _surrounds(place: Extent, others: Iterable[Extent]) -> bool:
     return any(place.offset < one.offset and one.end <= place.end for one in others)
 
 
-def _at(run: Runner, path: str, place: Extent, partitions: Mapping[str, Extent]) -> Iterator[Found]:
+def _at(disk: Path, path: str, place: Extent, partitions: Mapping[str, Extent]) -> Iterator[Found]:
     on = next(
         (name for name, extent in partitions.items() if extent.offset <= place.offset < extent.end),
         path,
     )
-    words = ["blkid", "--probe", f"--offset={place.offset}", f"--size={place.size}"]
-    answer = run([*words, "--output=export", path], ok=(0, 2, _SEVERAL))
-    if answer.status == _SEVERAL:
-        yield Found(path=on, what=AMBIGUOUS, usage="other")
-        return
-    tags = dict(line.split("=", 1) for line in answer.text.splitlines() if "=" in line)
-    if what := tags.get("TYPE"):
-        yield Found(
-            path=on,
-            what=what,
-            usage=tags.get("USAGE", "other"),
-            label=tags.get("LABEL") or None,
-            uuid=tags.get("UUID") or None,
-        )
+    try:
+        for one in find_all(disk, place):
+            yield Found(path=on, what=one.what, usage=one.usage, label=one.label, uuid=one.uuid)
+    except DiskError:
+        yield Found(path=on, what=UNREADABLE, usage="other")
 
 
 def _one(run: Runner, path: str) -> tuple[Found, ...]:

@@ -87,7 +87,7 @@ def _drive(
         and bool(_VIRTUAL_MEDIA.search(f"{vendor} {model}")),
         users=tuple(dict.fromkeys(users)),
         contents=probe_contents(run, [path, *extents])
-        + probe_hidden(run, tree.at(path), path, whole, sector_bytes, extents),
+        + probe_hidden(tree.at(path), path, whole, sector_bytes, extents),
     )
 
 

@@ -1,4 +1,4 @@
-"""Old signatures: found by wipefs(8) and blkid(8), erased by zeros where all of them can lie."""
+"""Old signatures: found by wipefs(8) and libblkid, erased by zeros where all of them can lie."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -7,6 +7,7 @@ from pathlib import Path
 from agent.errors import DiskError
 from agent.system import block
 from agent.system.command import Runner
+from agent.system.libblkid import find_all
 from agent.tools.old_places import old_places
 from agent.units import Extent, GiB, KiB, MiB
 
@@ -32,26 +33,12 @@ def find_signatures(run: Runner, device: Path) -> tuple[str, ...]:
     return tuple(" at ".join(line.split()) for line in lines if line.strip())
 
 
-def find_signature_in(run: Runner, device: Path, extent: Extent) -> str | None:
+def find_signature_in(device: Path, extent: Extent) -> str | None:
     """Return what libblkid sees in a run of `device`, None if nothing.
 
     Needs no device node for the run, so it works where the kernel does not know the partition.
     """
-    answer = run(
-        [
-            "blkid",
-            "--probe",
-            f"--offset={extent.offset}",
-            f"--size={extent.size}",
-            "--match-tag=TYPE",
-            "--output=value",
-            device,
-        ],
-        ok=(0, 2, 8),
-    )
-    if answer.status == 8:
-        return "several signatures"
-    return answer.text.strip() or None
+    return ", ".join(one.what for one in find_all(device, extent)) or None
 
 
 def signature_runs(extent: Extent) -> tuple[Extent, ...]:

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from agent.errors import DiskError
+from agent.flows.capture import write_protected
 from agent.model.inventory import Drive
 from agent.planning.refusals import valuables
 from agent.probe import probe_drives
+from agent.source.tags import probe_tags
 from agent.system import block
 from agent.system.command import Run
 from agent.system.hold import held
@@ -141,18 +143,28 @@ def test_where_only_the_backup_table_names_it(name: str, scratch: list[Path]) ->
     assert what in guarded(scratch[0]).get(str(scratch[0]), set())
 
 
-def test_what_cannot_be_told_apart_needs_consent(scratch: list[Path]) -> None:
-    """Two filesystems in one place where the kernel shows no partition: blkid gives up."""
+def test_of_several_in_one_place_each_is_found(scratch: list[Path]) -> None:
+    """A mirror's superblock behind two filesystems where the kernel shows no partition.
+
+    blkid gives up there: that of util-linux 2.41 says there is nothing.
+    """
     last = partitioned(scratch[0], "gpt")[-1]
     sh("mkfs.xfs", "-q", "-f", last)
     with last.open("rb") as file:
         head = file.read(512)
     sh("mkfs.ext4", "-q", "-F", last)
     put(last, 0, head)
+    assert probe_tags(RUN, last)["TYPE"] == "ambiguous"
+    what, make = VALUABLE["md-1.0"]
+    make(last)
+    sh("mkfs.ext4", "-q", "-F", last, "100M")
+    put(last, 0, head)
     put(scratch[0], 0, bytes(34 * 512))
     block.reread_table(scratch[0])
     sh("udevadm", "settle")
-    assert guarded(scratch[0]) == {str(scratch[0]): {"ambiguous"}}
+    seen = {found.what for found in drive(scratch[0]).contents if found.usage != "table"}
+    assert seen == {"xfs", "ext4", what}
+    assert guarded(scratch[0]) == {str(scratch[0]): {what}}
 
 
 def test_what_is_open_is_in_use(scratch: list[Path], tmp_path: Path) -> None:
@@ -215,6 +227,9 @@ def test_every_path_of_a_disk_is_held_and_shows_what_was_written() -> None:
     with pytest.raises(DiskError, match=f"{nodes[1]} is in use"), held(nodes[0], seen.paths):
         pass
     sh("swapoff", nodes[1])
+    with write_protected(seen):
+        assert [block.is_read_only(node) for node in nodes] == [True, True]
+    assert [block.is_read_only(node) for node in nodes] == [False, False]
     with held(nodes[0], seen.paths):
         for node in nodes:
             with node.open("rb") as file, pytest.raises(BlockingIOError):

@@ -105,10 +105,6 @@ OBJECTIONS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "VMFS": ({"drive": make_drive(contents=(make_found("VMFS_volume_member"),))}, "VMFS"),
     "an unknown RAID": ({"drive": make_drive(contents=(make_found("newraid_member"),))}, "newraid"),
-    "ambiguous": (
-        {"drive": make_drive(contents=(make_found("ambiguous", "other"),))},
-        "destroyed only with the consent ambiguous",
-    ),
     "unreadable": (
         {"drive": make_drive(contents=(make_found("unreadable", "other"),))},
         "unreadable",
