@@ -39,7 +39,8 @@ def make_hard(where: Path) -> None:
     (where / "etc/selinux").mkdir()
     (where / "etc/selinux/config").write_text("SELINUX=enforcing\n")
     (where / "usr/sbin/fixfiles").touch()
-    os.setxattr(where / "etc", "security.selinux", ETC)
+    for name in ("etc", "etc/hostname"):
+        os.setxattr(where / name, "security.selinux", ETC)
     sh("chattr", "+i", *(where / name for name in LOCKED))
     sh("chattr", "+a", where / "etc")
 
