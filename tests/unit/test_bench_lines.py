@@ -9,7 +9,7 @@ from tests.bench.line import Line, Peer
 
 PROMISED = {
     *("deploy_vs_partclone", "deploy_vs_dd", "deploy_vs_write_limit"),
-    *("capture_vs_partclone", "capture_size_vs_partclone"),
+    *("capture_vs_partclone", "capture_size_vs_partclone", "capture_to_registry_vs_partclone"),
     *(f"redeploy_{what}_{percent}pct" for what in ("bytes", "time") for percent in (1, 5, 20)),
     "incremental_bytes_5pct",
     *(f"peak_memory_{way}_{size}" for way in ("capture", "deploy") for size in ("1g", "6g", "2t")),
