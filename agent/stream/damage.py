@@ -20,6 +20,8 @@ from agent.units import Extent, KiB, MiB, align_down, format_bytes
 _PIECES: Final = (64 * KiB, 4 * KiB)
 """Sizes to try again with, after a whole run; sectors come last."""
 
+_ENOUGH_PAGES: Final = 4
+
 Read = Callable[[Extent, memoryview], None]
 
 
@@ -42,8 +44,8 @@ class Damage:
         self._lost: dict[str, list[Extent]] = {}
         self._told: set[str] = set()
         self._failing_s = 0.0
-        self._coarse: set[str] = set()
-        """Disks whose sectors fail by the page: no use in trying each."""
+        self._pages: dict[str, int] = {}
+        """By disk, pages of which each sector failed; below zero once a page failed in part."""
 
     @property
     def holes(self) -> tuple[Hole, ...]:
@@ -120,15 +122,20 @@ class Damage:
                 self._lose(disk, source, piece)
                 _blank(piece, piece, part)
                 lost += piece.size
-        if not sizes and extent.size > sector and lost == extent.size:
+        if not sizes and extent.size > sector:
             with self._lock:
-                self._coarse.add(disk.name)
+                seen = self._pages.get(disk.name, 0)
+                self._pages[disk.name] = seen + 1 if lost == extent.size and seen >= 0 else -1
         return lost
 
     def _is_whole(self, disk: DiskFile, piece: Extent) -> bool:
-        """Return whether `piece` fails as a whole, as far as we have seen of this disk."""
+        """Return whether `piece` fails as a whole, as far as we have seen of this disk.
+
+        Where some pages failed whole and none in part, there is no use in trying each sector.
+        """
         with self._lock:
-            return disk.name in self._coarse and piece.size <= _PIECES[-1]
+            seen = self._pages.get(disk.name, 0)
+        return seen >= _ENOUGH_PAGES and piece.size <= _PIECES[-1]
 
     def _fails(self, disk: DiskFile, extent: Extent, into: memoryview) -> bool:
         began = time.monotonic()
