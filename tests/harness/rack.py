@@ -23,7 +23,8 @@ ANSWER_S, OFF_S = 240, 240
 # xfs shows an ACL a second time, under a name of its own.
 TREE = (
     "tar --create --directory=/ --sort=name --numeric-owner --one-file-system --xattrs --acls"
-    " --xattrs-exclude='trusted.SGI_ACL_*' --format=posix --pax-option=delete=atime,delete=ctime --exclude=sparse"
+    " --xattrs-exclude='trusted.SGI_ACL_*' --format=posix"
+    " --pax-option=delete=atime,delete=ctime --exclude=sparse"
     " home opt root srv usr | b2sum | cut -c-32"
 )
 TREE_S = 600
