@@ -24,7 +24,7 @@ AgentId = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}$(?!\n)")]
 """128 random bits that an agent makes when it starts: knowing them is being that agent."""
 Nonce = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}$(?!\n)")]
 """128 random bits that stand for one request."""
-KeyName = Annotated[str, msgspec.Meta(pattern=r"^[0-9A-F]{16}$(?!\n)")]
+KeyName = Annotated[str, msgspec.Meta(pattern=r"^[0-9A-F]{1,16}$(?!\n)")]
 """The id of a signing key, as minisign shows it."""
 
 TemplateRef = Annotated[

@@ -44,7 +44,7 @@ class PublicKey:
 
     @property
     def name(self) -> str:
-        """The id as minisign shows it: 16 hexadecimal digits."""
+        """The id as minisign shows it: up to 16 hexadecimal digits."""
         return id_text(self.key_id)
 
 
@@ -72,7 +72,7 @@ class Verified:
 
 
 def id_text(key_id: bytes) -> str:
-    return f"{int.from_bytes(key_id, 'little'):016X}"
+    return f"{int.from_bytes(key_id, 'little'):X}"
 
 
 def ids_of(keys: Iterable[PublicKey]) -> tuple[str, ...]:

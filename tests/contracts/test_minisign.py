@@ -50,6 +50,21 @@ def test_its_key_without_password_is_ours_too(folder: Path) -> None:
     assert "metalcast our comment" in shown
 
 
+def test_an_id_that_begins_with_zeros_is_shown_as_it_shows_it(folder: Path) -> None:
+    for number in range(200):
+        if len(made := minisign_id(folder, f"k{number}")) < 16:
+            key = read_key(folder / f"k{number}.pub")
+            assert key.name == made
+            return
+    raise AssertionError("no id of 200 begins with a zero")
+
+
+def minisign_id(folder: Path, name: str) -> str:
+    """Make a key pair and return its id, as its comment has it."""
+    minisign(folder, "-G", "-W", "-p", f"{name}.pub", "-s", f"{name}.key")
+    return (folder / f"{name}.pub").read_text().split("\n")[0].split()[-1]
+
+
 def test_its_key_with_a_password_is_ours_too(folder: Path) -> None:
     typed = f"{PASSWORD}\n{PASSWORD}\n"
     minisign(folder, "-G", "-p", "k.pub", "-s", "k.key", typed=typed)
