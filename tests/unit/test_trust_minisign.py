@@ -73,7 +73,7 @@ def test_of_two_keys_one_is_enough() -> None:
 
 
 def test_a_key_that_is_not_trusted_is_named_beside_those_that_are() -> None:
-    with pytest.raises(TrustError, match="signed by 807060504030201; trusted are 07060504030201"):
+    with pytest.raises(TrustError, match="signed by 807060504030201; trusted are 706050403020100"):
         check(OTHER.sign(DATA, COMMENT))
 
 
