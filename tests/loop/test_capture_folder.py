@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from agent.store.transfer import copy_template
 from agent.stream.capture import Captured, capture_template
 from agent.stream.chunks import VolumeSource
 from agent.stream.restore import restore_volume
-from agent.units import MiB
+from agent.units import Extent, MiB
 from tests.contracts.registries import netboot
 from tests.contracts.stream_builders import BASE, make_config, make_source, make_volume
 
@@ -69,6 +70,14 @@ def test_it_is_the_template_that_a_registry_would_have(tmp_path: Path) -> None:
         assert mine.digest == other.digest
         moved = copy_template(LayoutFolder(tmp_path / "stick"), "latest", target, "again")
         assert moved.moved_bytes == 0
+
+
+def test_what_is_known_to_be_zeros_is_not_read_and_is_zeros_again(tmp_path: Path) -> None:
+    data = random.Random(SEED).randbytes(12 * MiB)
+    zeros = (Extent(CHUNK_BYTES, CHUNK_BYTES),)  # a lie, to see that nobody looks
+    capture(tmp_path / "stick", replace(make_source(tmp_path, data), zeros=zeros))
+    wanted = data[:CHUNK_BYTES] + bytes(CHUNK_BYTES) + data[2 * CHUNK_BYTES :]
+    assert restored(tmp_path / "stick", "latest", len(data), tmp_path / "target") == wanted
 
 
 def test_a_second_capture_takes_over_what_the_folder_has(tmp_path: Path) -> None:

@@ -278,22 +278,6 @@ def test_what_is_blank_is_zeros_in_the_template(client: RegistryClient, tmp_path
     assert b"OPENSSH" not in target.read_bytes()
 
 
-def test_what_is_known_to_be_zeros_is_not_read_and_is_zeros_again(
-    client: RegistryClient, tmp_path: Path
-) -> None:
-    disk = tmp_path / "disk.img"
-    data = random.Random(SEED).randbytes(12 * MiB)
-    disk.write_bytes(data)
-    volume = make_volume(len(data))
-    zeros = (Extent(4 * MiB, 4 * MiB),)  # a lie, to see that nobody looks
-    source = VolumeSource(volume, disk, 0, (Extent(0, len(data)),), zeros=zeros)
-    captured = capture_template(RegistryTarget(client), make_config(volume), [source], tag="t")
-    target = tmp_path / "target.img"
-    target.write_bytes(b"\xa5" * len(data))
-    restore_volume(open_template(client, captured.digest), "root", target, 0)
-    assert target.read_bytes() == data[: 4 * MiB] + bytes(4 * MiB) + data[8 * MiB :]
-
-
 def test_a_dirty_ext_is_refused_with_the_command_that_helps(tmp_path: Path) -> None:
     image = make_ext(tmp_path, size="64M")
     run("debugfs", "-w", "-R", "ssv state 0", image)
