@@ -29,6 +29,7 @@ BUNDLES = {
         "tests/guest/test_copies.py",
         "tests/guest/test_other_layout.py",
         "tests/guest/test_sandbox.py",
+        "tests/guest/test_boot_devices.py",
     ),
     "rest": (
         "tests/guest/test_probe.py",

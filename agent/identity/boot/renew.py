@@ -1,5 +1,6 @@
 """Initramfs and boot code made anew by the system's own programs, in a sandbox."""
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +49,19 @@ def renew_boot(run: Runner, root: Path, target: BootTarget) -> None:
     with RootedTree(root) as tree:
         steps = tuple(boot_programs(tree, target))
     for argv, timeout_s in steps:
+        forget_old_reads(target.devices)
         run_inside(run, root, argv, devices=target.devices, timeout_s=timeout_s)
+
+
+def forget_old_reads(devices: Sequence[Path]) -> None:
+    """Let what was written through an array or a mapped volume be seen on what it stands on.
+
+    GRUB reads the members themselves. The kernel may still have their pages from before the array
+    was made, when it looked for signatures there, and in the sandbox GRUB may not drop them.
+    """
+    os.sync()
+    for device in devices:
+        block.flush(device)
 
 
 def boot_programs(tree: RootedTree, target: BootTarget) -> Iterator[tuple[list[str], float]]:
