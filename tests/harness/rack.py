@@ -79,7 +79,8 @@ class Lived:
 class Rack:
     """A server, and machines that are captured, deployed and booted around it.
 
-    Every machine is a new one to the server, and every disk has a file of its own below `folder`.
+    Every machine is a new one to the server, and every disk has a file of its own below `folder`,
+    sparse also where md fills it with zeros.
     """
 
     def __init__(self, folder: Path, image: Path, tell: Callable[[str], None] = print) -> None:
@@ -191,7 +192,7 @@ class Rack:
         """
         used = tuple(disks) if in_place else self.copies(disks)
         placed = tuple(
-            Disk(disk.path, disk.serial, disk.bus, disk.sector_bytes, boot=place)
+            Disk(disk.path, disk.serial, disk.bus, disk.sector_bytes, boot=place, sparse=True)
             for place, disk in enumerate(used, start=1)
         )
         hardware = Hardware(self._new_name("boot"), firmware, disks=placed)
@@ -215,7 +216,7 @@ class Rack:
         self, name: str, mac: str, disks: Sequence[Disk], firmware: Firmware, *, pause: bool = False
     ) -> Machine:
         placed = tuple(
-            Disk(disk.path, disk.serial, disk.bus, disk.sector_bytes, boot=place)
+            Disk(disk.path, disk.serial, disk.bus, disk.sector_bytes, boot=place, sparse=True)
             for place, disk in enumerate(disks, start=2)
         )
         hardware = Hardware(
