@@ -33,8 +33,6 @@ class Disk:
     sector_bytes: int = 512
     boot: int | None = None
     read_only: bool = False
-    sparse: bool = False
-    """Zeros that are written, and what is discarded, become holes of the file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,13 +242,10 @@ def arguments(hardware: Hardware, folder: Path, console: int, monitor: int) -> l
     return [*words, *hardware.more]
 
 
-def _file_node(name: str, path: Path, read_only: bool, sparse: bool = False) -> str:
+def _file_node(name: str, path: Path, read_only: bool) -> str:
     # JSON, because a comma in a path would end the value; raw, because QEMU must never guess.
     below = {"driver": "file", "filename": str(path), "discard": "unmap"}
-    node = {"driver": "raw", "node-name": name, "read-only": read_only, "file": below}
-    if sparse:
-        node |= {"discard": "unmap", "detect-zeroes": "unmap"}
-    return json.dumps(node)
+    return json.dumps({"driver": "raw", "node-name": name, "read-only": read_only, "file": below})
 
 
 def _pflash(unit: int, path: Path, read_only: bool) -> list[str]:
@@ -260,7 +255,7 @@ def _pflash(unit: int, path: Path, read_only: bool) -> list[str]:
 
 def _disk(number: int, disk: Disk) -> list[str]:
     node = f"disk{number}"
-    words = ["-blockdev", _file_node(node, disk.path, disk.read_only, disk.sparse)]
+    words = ["-blockdev", _file_node(node, disk.path, disk.read_only)]
     drive = f"drive={node},serial={disk.serial}"
     drive += f",bootindex={disk.boot}" if disk.boot else ""
     sectors = f",logical_block_size={disk.sector_bytes},physical_block_size={disk.sector_bytes}"

@@ -79,8 +79,7 @@ class Lived:
 class Rack:
     """A server, and machines that are captured, deployed and booted around it.
 
-    Every machine is a new one to the server, and every disk has a file of its own below `folder`,
-    sparse also where md fills it with zeros.
+    Every machine is a new one to the server, and every disk has a file of its own below `folder`.
     """
 
     def __init__(self, folder: Path, image: Path, tell: Callable[[str], None] = print) -> None:
@@ -174,7 +173,10 @@ class Rack:
             machine.wait_reset(OFF_S)
         shown = layout if isinstance(layout, str) else "a storage configuration"
         self._tell(f"deployed {name} as {shown} on {len(disks)} disks, {firmware}")
-        return disks
+        # a new array is zeroed by a command that leaves no holes: a few would fill our own disk
+        sparse = self.copies(disks)
+        self.remove(disks)
+        return sparse
 
     @contextmanager
     def boot(
@@ -192,7 +194,7 @@ class Rack:
         """
         used = tuple(disks) if in_place else self.copies(disks)
         placed = tuple(
-            Disk(disk.path, disk.serial, disk.bus, disk.sector_bytes, boot=place, sparse=True)
+            Disk(disk.path, disk.serial, disk.bus, disk.sector_bytes, boot=place)
             for place, disk in enumerate(used, start=1)
         )
         hardware = Hardware(self._new_name("boot"), firmware, disks=placed)
@@ -216,7 +218,7 @@ class Rack:
         self, name: str, mac: str, disks: Sequence[Disk], firmware: Firmware, *, pause: bool = False
     ) -> Machine:
         placed = tuple(
-            Disk(disk.path, disk.serial, disk.bus, disk.sector_bytes, boot=place, sparse=True)
+            Disk(disk.path, disk.serial, disk.bus, disk.sector_bytes, boot=place)
             for place, disk in enumerate(disks, start=2)
         )
         hardware = Hardware(
