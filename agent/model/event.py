@@ -16,6 +16,21 @@ class Progress(Value, frozen=True, kw_only=True):
     seconds_left: int | None = None
     bottleneck: str | None = None
 
+    @classmethod
+    def at(
+        cls, what: str, done_bytes: int, total_bytes: int, rate: int, bottleneck: str | None = None
+    ) -> "Progress":
+        """Return how far `what` is, with the time that the rest takes at this rate."""
+        left = max(total_bytes - done_bytes, 0)
+        return cls(
+            what=what,
+            done_bytes=done_bytes,
+            total_bytes=total_bytes,
+            rate=rate,
+            seconds_left=-(-left // rate) if rate else None,
+            bottleneck=bottleneck,
+        )
+
 
 class Failure(Value, frozen=True, kw_only=True):
     """Why a job failed, for a person."""

@@ -81,13 +81,7 @@ class Meter:
             self._seen.popleft()
         then, before = self._seen[0]
         rate = int((self.done_bytes - before) / (now - then)) if now > then else 0
-        left = max(self.total_bytes - self.done_bytes, 0)
-        progress = Progress(
-            what=self.what,
-            done_bytes=self.done_bytes,
-            total_bytes=self.total_bytes,
-            rate=rate,
-            seconds_left=-(-left // rate) if rate else None,
-            bottleneck=self.stages.bottleneck,
+        progress = Progress.at(
+            self.what, self.done_bytes, self.total_bytes, rate, self.stages.bottleneck
         )
         self.report(Progressed(progress=progress))

@@ -216,8 +216,4 @@ class _Told:
     def _tell(self, done: int) -> None:
         self._last = time.monotonic()
         rate = int(done / max(self._last - self._began, 0.001))
-        left = -(-(self.total - done) // rate) if rate else None
-        progress = Progress(
-            what=self.what, done_bytes=done, total_bytes=self.total, rate=rate, seconds_left=left
-        )
-        self.report(Progressed(progress=progress))
+        self.report(Progressed(progress=Progress.at(self.what, done, self.total, rate)))

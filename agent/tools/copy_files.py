@@ -99,16 +99,18 @@ def find_needs(source: Path, *, block_bytes: int = 4096) -> Needs:
             elif found.st_nlink > 1:
                 linked.add(found.st_ino)
             if is_folder or is_file:
-                with opened(_below(top, path)) as fd:
-                    one = find_flagged(fd, path, is_folder=is_folder)
-                flagged += [one] if one else []
+                flagged += _flagged(top, path, is_folder=is_folder)
             inodes += 1
             taken = max(found.st_blocks * _STAT_BLOCK, block_bytes if is_folder else 0)
             total += -(-taken // block_bytes) * block_bytes
-    with opened(top) as fd:
-        one = find_flagged(fd, b"", is_folder=True)
-    flagged += [one] if one else []
+    flagged += _flagged(top, b"", is_folder=True)
     return Needs(total, inodes, tuple(flagged))
+
+
+def _flagged(top: bytes, path: bytes, *, is_folder: bool) -> list[Flagged]:
+    with opened(_below(top, path)) as fd:
+        found = find_flagged(fd, path, is_folder=is_folder)
+    return [found] if found else []
 
 
 def find_room(target: Path) -> Room:
@@ -250,15 +252,7 @@ class _Ticker:
 
     def _tell(self, done: int) -> None:
         rate = int(done / max(monotonic() - self._began, 0.001))
-        left = -(-(self._total - done) // rate) if rate else None
-        progress = Progress(
-            what=self._what,
-            done_bytes=done,
-            total_bytes=self._total,
-            rate=rate,
-            seconds_left=left,
-        )
-        self._report(Progressed(progress=progress))
+        self._report(Progressed(progress=Progress.at(self._what, done, self._total, rate)))
 
 
 class _Synced:
