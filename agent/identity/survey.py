@@ -37,11 +37,7 @@ def survey(run: Runner, found: FoundSystem, where: Path = MOUNT_DIR) -> Survey:
 
     A filesystem that is not clean is not mounted: it is refused anyway.
     """
-    candidates = {
-        one.on: one
-        for one in found.contents
-        if isinstance(one.content, Ext | Xfs | Btrfs | F2fs) and not one.unfit
-    }
+    candidates = mountable(found)
     roots = [root for one in candidates.values() for root in _roots(run, one, where)]
     if not roots:
         return Survey(notes=("no filesystem on the disk is the root of a system we know",))
@@ -55,12 +51,8 @@ def survey(run: Runner, found: FoundSystem, where: Path = MOUNT_DIR) -> Survey:
     notes += [f"its fstab mounts {what}, which is not on this disk" for what in strangers]
     mounts = [root, *(mount for mount in mounts if mount.where != "/")]
     mounts.sort(key=lambda mount: mount.where)
-    parts = [
-        _part(candidates[mount.node], mount.where, mount.subvolume)
-        for mount in mounts
-        if mount.node in candidates
-    ]
     nodes = [mount for mount in mounts if mount.node in candidates]
+    parts = [part_of(candidates[mount.node], mount.where, mount.subvolume) for mount in nodes]
     with mounted_system(run, where, parts, SOURCE_OPTIONS) as tree:
         emptied = {
             mount.where: mount.node
@@ -89,12 +81,12 @@ def _roots(run: Runner, one: FoundContent, where: Path) -> Iterator[tuple[MountP
     """Yield where in one filesystem is the root of a system, its fstab and its crypttab."""
     subvolumes: tuple[str | None, ...] = (None,)
     if isinstance(one.content, Btrfs):
-        with mounted_system(run, where, [_part(one, "/", "/")], SOURCE_OPTIONS) as tree:
+        with mounted_system(run, where, [part_of(one, "/", "/")], SOURCE_OPTIONS) as tree:
             subvolumes = tuple(
                 path for path in _ROOT_SUBVOLUMES if tree.is_directory(f"/{path}/etc")
             ) or (None,)
     for subvolume in subvolumes:
-        with mounted_system(run, where, [_part(one, "/", subvolume)], SOURCE_OPTIONS) as tree:
+        with mounted_system(run, where, [part_of(one, "/", subvolume)], SOURCE_OPTIONS) as tree:
             if tree.exists("/etc/fstab") or identify_os(tree):
                 mount = MountPoint(node=one.on, where="/", subvolume=subvolume)
                 yield (
@@ -108,13 +100,23 @@ def _unmounted(
     run: Runner, one: FoundContent, mounts: list[MountPoint], where: Path
 ) -> tuple[str, ...]:
     """Return the subvolumes of a btrfs that none of `mounts` is: snapshots, those inside others."""
-    with mounted_system(run, where, [_part(one, "/", "/")], SOURCE_OPTIONS):
+    with mounted_system(run, where, [part_of(one, "/", "/")], SOURCE_OPTIONS):
         found = find_subvolumes(run, where)
     mounted = [mount.subvolume or found.default for mount in mounts if mount.node == one.on]
     return tuple(path for path in found.paths if path not in mounted)[:MOST_UNMOUNTED]
 
 
-def _part(one: FoundContent, where: str, subvolume: str | None) -> Part:
+def mountable(found: FoundSystem) -> dict[str, FoundContent]:
+    """Return what can be mounted as part of a system, by what it lies on."""
+    return {
+        one.on: one
+        for one in found.contents
+        if isinstance(one.content, Ext | Xfs | Btrfs | F2fs) and not one.unfit
+    }
+
+
+def part_of(one: FoundContent, where: str, subvolume: str | None) -> Part:
+    """Return how a filesystem of the source is mounted at `where`."""
     assert one.content is not None
     return Part(
         device=Path(one.path),

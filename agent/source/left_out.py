@@ -4,6 +4,7 @@ A cover in RAM is put over the filesystem, the files are emptied there, and what
 captured. What btrfs no longer uses is not captured, and it writes its trees without old bytes.
 """
 
+import dataclasses
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -12,9 +13,8 @@ from typing import Final
 from msgspec.structs import replace
 
 from agent.errors import DiskError
-from agent.model.filesystems import fstype_of
+from agent.identity.survey import mountable, part_of
 from agent.model.found import FoundSystem, Survey
-from agent.model.layout import Btrfs, Ext, F2fs, Xfs
 from agent.system import block
 from agent.system.command import Runner
 from agent.system.mount import SOURCE_OPTIONS, TARGET_OPTIONS, Part, mounted_system
@@ -66,26 +66,15 @@ def left_out(
 
 def _parts(found: FoundSystem, survey: Survey, covers: dict[str, Path]) -> list[Part]:
     """Return the whole system, what is covered writable."""
-    contents = {
-        one.on: one
-        for one in found.contents
-        if isinstance(one.content, Ext | Xfs | Btrfs | F2fs) and not one.unfit
-    }
+    contents = mountable(found)
     parts = []
     for mount in survey.mounts:
-        one = contents.get(mount.node)
-        if one is None or one.content is None:
+        if mount.node not in contents:
             continue
-        cover = covers.get(mount.node)
-        parts.append(
-            Part(
-                device=cover or Path(one.path),
-                where=mount.where,
-                fstype=fstype_of(one.content),
-                subvolume=mount.subvolume,
-                own_words=_WRITABLE if cover else None,
-            )
-        )
+        part = part_of(contents[mount.node], mount.where, mount.subvolume)
+        if cover := covers.get(mount.node):
+            part = dataclasses.replace(part, device=cover, own_words=_WRITABLE)
+        parts.append(part)
     return parts
 
 
