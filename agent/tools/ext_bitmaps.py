@@ -115,15 +115,15 @@ def _tails(shape: Shape, groups: Groups, *, is_zeroed: bool) -> Iterator[tuple[i
     """
 
     def tails() -> Iterator[tuple[int, int]]:
-        size = shape.block_bytes
-        for number, table in enumerate(groups.table):
-            flags = groups.flags[number]
+        size, whole = shape.block_bytes, shape.table_blocks
+        columns = zip(groups.table, groups.flags, groups.unused_inodes, strict=True)
+        for table, flags, unused in columns:
             if bool(flags & INODE_ZEROED) != is_zeroed:
                 continue
-            in_use = shape.group_inodes - groups.unused_inodes[number]
+            in_use = shape.group_inodes - unused
             begun = 0 if flags & INODE_UNINIT else -(-in_use * shape.inode_bytes // size)
-            if 0 <= begun < shape.table_blocks:
-                yield (table + begun) * size, (table + shape.table_blocks) * size
+            if 0 <= begun < whole:
+                yield (table + begun) * size, (table + whole) * size
 
     return iter(sorted(_joined(tails())))
 

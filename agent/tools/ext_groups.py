@@ -6,7 +6,6 @@ The format: Linux, Documentation/filesystems/ext4, super.rst, group_descr.rst an
 import os
 import struct
 from array import array
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -83,9 +82,6 @@ class Shape:
 
     def begin(self, group: int) -> int:
         return self.first_block + group * self.group_blocks
-
-    def length(self, group: int) -> int:
-        return min(self.group_blocks, self.blocks - self.begin(group))
 
     def has_super(self, group: int) -> bool:
         if self.backups is not None:
@@ -227,25 +223,26 @@ def read_groups(disk: Reader, shape: Shape) -> Groups:
         waiting += data[: min(left, shape.per_block) * shape.descriptor_bytes]
         count = len(waiting) // shape.descriptor_bytes
         if count >= _BATCH or left <= shape.per_block:
-            for bad in wrong_checksums(bytes(waiting), first, shape):
+            descriptors = bytes(waiting)
+            if (bad := wrong_checksum(descriptors, first, shape)) is not None:
                 raise SourceUnfit(
                     (f"group {bad} of {disk.device} is not as its checksum says",),
                     hint=f"run: e2fsck -f {disk.device}",
                 )
-            groups.add(bytes(waiting), shape)
+            groups.add(descriptors, shape)
             first += count
             waiting.clear()
     return groups
 
 
-def wrong_checksums(data: bytes, first: int, shape: Shape) -> Iterator[int]:
-    """Yield the groups whose descriptors in `data`, from group `first` on, are not as checked.
+def wrong_checksum(data: bytes, first: int, shape: Shape) -> int | None:
+    """Return the first group whose descriptor in `data`, from group `first` on, has another.
 
     A checksum is made of the group's number and its descriptor. It is linear: each byte adds what
     its value does at its place, so all groups are done at once, a column of bytes after another.
     """
     if shape.crc is None:
-        return
+        return None
     size = shape.descriptor_bytes
     count = len(data) // size
     numbers = struct.pack(f"<{count}I", *range(first, first + count))
@@ -265,11 +262,11 @@ def wrong_checksums(data: bytes, first: int, shape: Shape) -> Iterator[int]:
         for column, table in zip(columns, tables, strict=True):
             sums ^= int.from_bytes(column.translate(table[half]))
         halves.append(sums.to_bytes(count))
-    low, high = data[_CHECKSUM_AT::size], data[_CHECKSUM_AT + 1 :: size]
-    if halves != [low, high]:
-        for number in range(count):
-            if (low[number], high[number]) != (halves[0][number], halves[1][number]):
-                yield first + number
+    stored = [data[_CHECKSUM_AT::size], data[_CHECKSUM_AT + 1 :: size]]
+    if halves == stored:
+        return None
+    groups = enumerate(zip(*halves, *stored, strict=True), start=first)
+    return next(number for number, sums in groups if sums[:2] != sums[2:])
 
 
 @lru_cache(maxsize=2)
