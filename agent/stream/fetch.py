@@ -77,11 +77,11 @@ def default_lanes() -> int:
 
 
 def extents_of(entry: IndexEntry) -> tuple[Extent, ...]:
-    return tuple([Extent(offset, size) for offset, size in entry.extents])
+    return tuple(Extent(offset, size) for offset, size in entry.extents)
 
 
 def content_bytes(entry: IndexEntry) -> int:
-    return sum([size for _, size in entry.extents])
+    return sum(size for _, size in entry.extents)
 
 
 class Lane:

@@ -1,6 +1,5 @@
 """A volume out of a template onto a disk: fetch, verify, unpack, write; or find it there."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,39 +156,34 @@ class _Restore:
                 wanted = without(extents_of(entry), tuple(self.withheld))
                 with self.stages.timed("write"):
                     self.writer.write_zeros(wanted)
-                self._count(content_bytes(entry), sum(piece.size for piece in wanted))
+                self._count(entry, sum(piece.size for piece in wanted))
             return
         for part in self._to_fetch(run, look):
             for entry, content in lane.contents(part):
                 pieces = self._split(entry, content)
-                started = time.monotonic()
-                self.writer.write(pieces)
-                self.stages.add("write", time.monotonic() - started)
-                self._count(len(content), sum([piece.size for piece, _ in pieces]))
+                with self.stages.timed("write"):
+                    self.writer.write(pieces)
+                self._count(entry, sum(piece.size for piece, _ in pieces))
 
     def _to_fetch(self, run: ChunkRun, look: Look) -> tuple[ChunkRun, ...]:
         """Return what of `run` the disk does not hold; of what is withheld, all is fetched."""
         kept_back = {
             entry.number
-            for entry in (run.entries if self.withheld else ())
+            for entry in run.entries
             if any(overlap(part, hole) for part in extents_of(entry) for hole in self.withheld)
         }
         asked = [entry for entry in run.entries if entry.number not in kept_back]
         missing = {entry.number for entry in look.missing(asked)} | kept_back
         for entry in asked:
             if entry.number not in missing:
-                size = content_bytes(entry)
-                self._count(size, 0, kept=size)
+                self._count(entry, 0, kept=content_bytes(entry))
         return run.parts(lambda entry: entry.number in missing)
 
     def _split(self, entry: IndexEntry, content: memoryview) -> list[tuple[Extent, memoryview]]:
         """Return what is to be written now; keep what is withheld."""
-        extents = extents_of(entry)
-        if not self.withheld and len(extents) == 1:
-            return [(extents[0], content)]
         pieces: list[tuple[Extent, memoryview]] = []
         at = 0
-        for extent in extents:
+        for extent in extents_of(entry):
             data = content[at : at + extent.size]
             at += extent.size
             for piece in without((extent,), tuple(self.withheld)):
@@ -203,9 +197,9 @@ class _Restore:
                     ]
         return pieces
 
-    def _count(self, size: int, written: int, *, kept: int = 0) -> None:
+    def _count(self, entry: IndexEntry, written: int, *, kept: int = 0) -> None:
         with self.meter.lock:
             self.chunks += 1
             self.bytes_written += written
             self.bytes_kept += kept
-            self.meter.done_bytes += size
+        self.meter.add(content_bytes(entry))
