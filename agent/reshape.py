@@ -6,7 +6,7 @@ from pathlib import Path
 
 from agent.devices import Devices
 from agent.identity.boot.esp import copy_esp
-from agent.identity.boot.relabel import ask_for_labels, can_label, has_selinux
+from agent.identity.boot.relabel import ask_for_labels, has_selinux
 from agent.identity.boot.renew import (
     BootTarget,
     boot_devices,
@@ -71,7 +71,7 @@ def copy_files(
     parts = parts_of(devices, step.mounts)
     with mounted_system(run, mount_dir, parts, TARGET_OPTIONS, make_places=True):
         for one in step.copied:
-            with view(one.volume) as device, _viewed(run, one, device, source_dir) as source:
+            with _viewed(run, one, view, source_dir) as source:
                 target = mount_dir / one.where.lstrip("/")
                 target.mkdir(exist_ok=True)
                 done.append(copy_tree(run, source, target, report, what=f"copy {one.what}"))
@@ -98,10 +98,7 @@ def verify_files(
     done = 0
     with mounted_system(run, mount_dir, parts_of(devices, step.mounts), SOURCE_OPTIONS):
         for one in step.copied:
-            with (
-                view(one.volume) as device,
-                _viewed(run, one, device, source_dir) as source,
-            ):
+            with _viewed(run, one, view, source_dir) as source:
                 target = mount_dir / one.where.lstrip("/")
                 what = f"read back {one.what}"
                 compared = compare_trees(
@@ -121,11 +118,12 @@ def verify_files(
 
 
 @contextmanager
-def _viewed(run: Runner, one: CopiedVolume, device: Path, where: Path) -> Iterator[Path]:
+def _viewed(run: Runner, one: CopiedVolume, view: View, where: Path) -> Iterator[Path]:
     """Mount a view of one of the template's volumes, read-only."""
-    source = Part(device, "/", fstype_of(one.content), one.subvolume)
-    with mounted(run, device, where, source.fstype, source.options(SOURCE_OPTIONS)):
-        yield where
+    with view(one.volume) as device:
+        source = Part(device, "/", fstype_of(one.content), one.subvolume)
+        with mounted(run, device, where, source.fstype, source.options(SOURCE_OPTIONS)):
+            yield where
 
 
 def say_lifted(lifted: Mapping[str, str], report: Report) -> None:
@@ -167,8 +165,9 @@ def renew(
         legs = [path for path in _esps(plan.layout, devices) if path not in esps]
         if legs:
             copy_esp(run, mount_dir / "boot/efi", legs)
-        touched += tuple(ask_for_labels(tree))
-        if has_selinux(tree) and not can_label(tree):
+        labelled = tuple(ask_for_labels(tree))
+        touched += labelled
+        if has_selinux(tree) and not labelled:
             text = "the system has SELinux but no fixfiles: new files have no label (restorecon)"
             report(Logged(level=Level.WARNING, message=text))
     below = {f"/boot/{path}": letters(flags) for path, flags in locked.items()}

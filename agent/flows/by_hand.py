@@ -34,7 +34,6 @@ from agent.trust.keyring import read_keyring
 from agent.units import format_bytes
 
 _HINTS = ("serial", "wwn", "model", "vendor", "hctl", "by_path", "transport", "size", "name")
-_WHERE = ("give --server URL, or --source URL", "give --server URL, or --folder DIR")
 _FILE_MAX_BYTES = 256 * 1024
 
 
@@ -126,7 +125,8 @@ def find_source(args: argparse.Namespace, template: str, report: Any) -> BlobSou
     if folder := _folder(args, urls):
         return folder
     if not args.server and not urls:
-        raise UsageError("where is the template?", hint=_WHERE[hasattr(args, "folder")])
+        other = "--folder DIR" if hasattr(args, "folder") else "--source URL"
+        raise UsageError("where is the template?", hint=f"give --server URL, or {other}")
     retry = Retry(attempts=1) if len(urls) + bool(args.server) > 1 else None
     sources: list[WebSource] = []
     if urls:

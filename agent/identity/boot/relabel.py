@@ -25,11 +25,11 @@ def ask_for_labels(tree: RootedTree) -> Iterator[Touched]:
 
     Its own programs made an initramfs and a boot loader under our kernel, which labels nothing.
     """
-    if has_selinux(tree) and can_label(tree):
+    if has_selinux(tree) and _can_label(tree):
         tree.write(MARK, b"")
         yield Touched(MARK, Deed.WRITTEN, "SELinux labels")
 
 
-def can_label(tree: RootedTree) -> bool:
+def _can_label(tree: RootedTree) -> bool:
     """Return whether the system has the program that its start runs for the mark."""
     return any(tree.exists(path) for path in _FIXFILES)
