@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from _pytest.mark import ParameterSet
 
-from agent.apply import Host, apply
+from agent.apply import Done, Host, apply
 from agent.flows.capture import capture
 from agent.flows.deploy import TemplateSource, luks_keys
 from agent.flows.workplace import Workplace
@@ -32,7 +32,7 @@ from agent.model.storage import (
     Storage,
 )
 from agent.planning.deploy import plan_deploy
-from agent.report import silent
+from agent.report import Report, silent
 from agent.source.open import opened_system
 from agent.store.body import Limits
 from agent.store.template import Template, open_template
@@ -189,7 +189,13 @@ def digest(disk: Path) -> str:
             at = end
 
 
-def deployed(template: Template, drives: dict[str, Drive], spec: DeploySpec, where: Path) -> Plan:
+def deployed(
+    template: Template,
+    drives: dict[str, Drive],
+    spec: DeploySpec,
+    where: Path,
+    report: Report = silent,
+) -> tuple[Plan, Done]:
     inventory = make_inventory(*drives.values())
     plan = plan_deploy(inventory, template.config, spec, drives)
     host = Host(
@@ -201,8 +207,7 @@ def deployed(template: Template, drives: dict[str, Drive], spec: DeploySpec, whe
         efivars=where / "none",
         keys=luks_keys(plan.layout, spec.keys),
     )
-    apply(plan, host)
-    return plan
+    return plan, apply(plan, host, report)
 
 
 def on_targets(plan: Plan, drives: dict[str, Drive], where: Path) -> dict[str, str]:
@@ -236,7 +241,7 @@ def test_the_same_layout_on_bigger_disks(name: str, bench: Bench, tmp_path: Path
             for disk in layout.disks
         }
         spec = DeploySpec(template="demo:latest", verify=Verify.FULL, keys=KEYS)
-        plan = deployed(taken.template, targets, spec, tmp_path / "mnt")
+        plan, _ = deployed(taken.template, targets, spec, tmp_path / "mnt")
     bench.stop()
     assert on_targets(plan, targets, tmp_path / "mnt") == taken.tree
     for disk in targets.values():
@@ -314,7 +319,7 @@ def test_another_layout(name: str, bench: Bench, tmp_path: Path) -> None:
             for number, size in enumerate(case.sizes_mib)
         }
         spec = DeploySpec(template="demo:latest", layout=case.layout, keys=KEYS)
-        plan = deployed(taken.template, targets, spec, tmp_path / "mnt")
+        plan, _ = deployed(taken.template, targets, spec, tmp_path / "mnt")
     bench.stop()
     assert on_targets(plan, targets, tmp_path / "mnt") == taken.tree
     root = next(volume for volume in plan.layout.volumes if volume.mount == "/")

@@ -1,18 +1,15 @@
 """A server's own files on btrfs do not enter a template, and no byte of its disk is written."""
 
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from agent.identity.survey import survey
 from agent.source.left_out import left_out
 from agent.source.open import opened_system
-from agent.system.command import Run
 from agent.tools.btrfs_map import btrfs_facts, used_extents
 from tests.guest.conftest import sh
 from tests.guest.layouts import Bench, btrfs_subvolumes, drive_of, fill, mounted_all
+from tests.guest.test_layouts import RUN, bench
 
 SECRETS = {
     # in the trees; in a block of its own; in a subvolume inside the mounted one
@@ -20,16 +17,7 @@ SECRETS = {
     "etc/ssh/ssh_host_rsa_key": b"a large secret\n" * 600,
     "var/lib/systemd/random-seed": b"a secret below\n",
 }
-RUN = Run()
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    folder = tmp_path / "disks"
-    folder.mkdir()
-    made = Bench(folder)
-    yield made
-    made.close()
+__all__ = ["bench"]
 
 
 def test_secrets_on_btrfs_are_not_captured(bench: Bench, tmp_path: Path) -> None:

@@ -7,23 +7,20 @@ from typing import Any
 import pytest
 
 import agent.reshape
-from agent.apply import Done, Host, apply
+from agent.apply import Done
 from agent.errors import StepFailed
-from agent.flows.deploy import TemplateSource, luks_keys
 from agent.model.event import Happening, Logged, Progressed
 from agent.model.job import DeploySpec, Identity, Verify
 from agent.model.layout import Btrfs
 from agent.model.plan import Plan
 from agent.model.storage import Shape
-from agent.planning.deploy import plan_deploy
 from agent.store.template import Template
 from agent.system.mount import Part, mounted_system
 from agent.tools.copy_files import Copied
 from tests.guest import layouts
 from tests.guest.conftest import sh
 from tests.guest.layouts import Bench, drive_of
-from tests.guest.test_layouts import KEYS, RUN, bench, captured, on_targets
-from tests.unit.make_plan import make_inventory
+from tests.guest.test_layouts import KEYS, RUN, bench, captured, deployed, on_targets
 
 __all__ = ["bench"]
 ETC = b"system_u:object_r:etc_t:s0\0"
@@ -56,18 +53,7 @@ def deploy_to_one(
         keys=KEYS,
         identity=Identity(hostname="web1"),
     )
-    inventory = make_inventory(*drives.values())
-    plan = plan_deploy(inventory, template.config, spec, drives)
-    host = Host(
-        run=RUN,
-        source=TemplateSource(RUN, template, {}),
-        look=lambda path: drive_of(Path(path)),
-        inventory=inventory,
-        mount_dir=where,
-        efivars=where / "none",
-        keys=luks_keys(plan.layout, spec.keys),
-    )
-    return plan, apply(plan, host, heard.append)
+    return deployed(template, drives, spec, where, heard.append)
 
 
 def test_flags_labels_and_contents(bench: Bench, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -112,13 +112,7 @@ class Rack:
     def copies(self, disks: Sequence[Disk]) -> tuple[Disk, ...]:
         folder = self._new_folder("copy")
         return tuple(
-            Disk(
-                copy_disk(disk.path, folder / disk.path.name),
-                disk.serial,
-                disk.bus,
-                disk.sector_bytes,
-            )
-            for disk in disks
+            replace(disk, path=copy_disk(disk.path, folder / disk.path.name)) for disk in disks
         )
 
     def remove(self, disks: Sequence[Disk]) -> None:
@@ -193,10 +187,7 @@ class Rack:
         In place: from the disks themselves. The firmware knows nothing of earlier boots.
         """
         used = tuple(disks) if in_place else self.copies(disks)
-        placed = tuple(
-            Disk(disk.path, disk.serial, disk.bus, disk.sector_bytes, boot=place)
-            for place, disk in enumerate(used, start=1)
-        )
+        placed = tuple(replace(disk, boot=place) for place, disk in enumerate(used, start=1))
         hardware = Hardware(self._new_name("boot"), firmware, disks=placed)
         with Machine(hardware, self.folder, self._kernel) as machine:
             for prompt, answer in answers:
@@ -217,10 +208,7 @@ class Rack:
     def _from_network(
         self, name: str, mac: str, disks: Sequence[Disk], firmware: Firmware, *, pause: bool = False
     ) -> Machine:
-        placed = tuple(
-            Disk(disk.path, disk.serial, disk.bus, disk.sector_bytes, boot=place)
-            for place, disk in enumerate(disks, start=2)
-        )
+        placed = tuple(replace(disk, boot=place) for place, disk in enumerate(disks, start=2))
         hardware = Hardware(
             self._new_name(name),
             firmware,
