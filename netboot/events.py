@@ -76,7 +76,9 @@ def keep_events(db: sqlite3.Connection, job: str, fence: int, events: list[Event
     kept.sequence = row["last"]
     if found.state.ended:
         return kept
-    kept.progress = [event for event in fresh if isinstance(event.happening, Progressed)]
+    kept.progress = [
+        event for event in fresh if isinstance(event.happening, Progressed | StepStarted)
+    ]
     for event in lasting:
         if kept.ended:
             raise unprocessable("nothing may follow the event that ends a job")

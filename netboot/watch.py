@@ -44,14 +44,19 @@ class Watch:
         self._words: dict[str, Word] = {}
 
     def hear(self, job: str, fence: int, progress: list[Event] | None = None) -> None:
-        """Note that the agent with `fence` gave word; keep the newest of its progress."""
+        """Note that the agent with `fence` gave word; keep the newest of its progress.
+
+        A step that begins has none yet: that of the step before is forgotten.
+        """
         word = self._words.get(job)
         if word is None or word.fence != fence:
             word = Word(fence, 0.0, None)
         word = replace(word, monotonic=self._monotonic(), at=rfc3339(self._now()))
         for event in progress or ():
-            if event.number > word.number and isinstance(event.happening, Progressed):
-                word = replace(word, number=event.number, progress=event.happening.progress)
+            if event.number > word.number:
+                moved = event.happening
+                now = moved.progress if isinstance(moved, Progressed) else None
+                word = replace(word, number=event.number, progress=now)
         self._words[job] = word
 
     def forget(self, job: str) -> None:

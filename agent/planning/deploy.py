@@ -123,7 +123,7 @@ def plan_deploy(
             *shape.notes,
             *_degraded(layout),
             *overcommitted(layout),
-            *(() if wanted is None else left_behind(template.layout)),
+            *(() if wanted is None else left_behind(template.layout, layout)),
         ),
     )
 

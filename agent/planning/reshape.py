@@ -98,15 +98,17 @@ def _copies(layout: Layout) -> Iterator[CopiedVolume]:
             )
 
 
-def left_behind(template: Layout) -> Iterator[str]:
-    """Yield what the template has that a copy of its files does not take along."""
+def left_behind(template: Layout, layout: Layout) -> Iterator[str]:
+    """Yield what the template has that a copy of its files to `layout` does not take along."""
+    has_vfat = any(isinstance(volume.content, Vfat) for volume in layout.volumes)
     for volume in template.volumes:
         carrier = template.node(volume.on)
         if isinstance(carrier, Partition) and carrier.type == BIOS_BOOT_TYPE:
             continue
         kept = isinstance(volume.content, Swap | BootCode | MbrGap | UnixFiles)
         if isinstance(volume.content, Vfat):
-            yield f"{name_of(volume)} is made new: files of other loaders on it are left behind"
+            made = "made new: files of other loaders on it are" if has_vfat else "not made and"
+            yield f"{name_of(volume)} is {made} left behind"
         elif not kept or (isinstance(volume.content, UnixFiles) and not volume.mount_points):
             yield f"{name_of(volume)} ({volume.on}) is not mounted by the system and left behind"
         elif isinstance(volume.content, Btrfs):

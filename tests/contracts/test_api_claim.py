@@ -188,6 +188,17 @@ def test_progress_overwrites_and_goes_backwards_never(api: Api) -> None:
     assert api.get(f"/api/v1/jobs/{job}/events").json() == []
 
 
+def test_a_step_begins_without_the_progress_of_the_one_before(api: Api) -> None:
+    job = api.make_job()
+    agent = claimed(api)
+    moved = {"kind": "progress", "progress": {"what": "root", "done_bytes": 1, "total_bytes": 2}}
+    step = {"kind": "step", "index": 2, "count": 7, "summary": "grow root"}
+    agent.events(job, moved, step)
+    assert api.job(job).get("progress") is None
+    agent.events(job, moved, first=3)
+    assert api.job(job)["progress"]["done_bytes"] == 1
+
+
 def test_the_last_report_may_be_repeated_but_nothing_follows_it(api: Api) -> None:
     job = api.make_job()
     agent = claimed(api)

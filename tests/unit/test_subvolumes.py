@@ -30,7 +30,7 @@ def said(unmounted: tuple[str, ...]) -> list[str]:
         unmounted=unmounted,
     )
     layout = with_volume(make_layout(), "root", content=content, mount=None)
-    return [line for line in left_behind(layout) if "subvolume" in line]
+    return [line for line in left_behind(layout, layout) if "subvolume" in line]
 
 
 def test_each_subvolume_that_is_left_behind_is_said_with_its_path() -> None:
