@@ -35,8 +35,8 @@ class Kept:
 
     sequence: int = 0
     ended: bool = False
-    new: int = 0
-    progress: list[Event] = field(default_factory=list)
+    fresh: list[Event] = field(default_factory=list)
+    """What had not been heard before, progress too, in the order in which it was sent."""
 
 
 def capture_result(events: list[Event]) -> str | None:
@@ -76,16 +76,13 @@ def keep_events(db: sqlite3.Connection, job: str, fence: int, events: list[Event
     kept.sequence = row["last"]
     if found.state.ended:
         return kept
-    kept.progress = [
-        event for event in fresh if isinstance(event.happening, Progressed | StepStarted)
-    ]
+    kept.fresh = fresh
     for event in lasting:
         if kept.ended:
             raise unprocessable("nothing may follow the event that ends a job")
         if isinstance(event.happening, Logged) and kept.sequence >= EVENTS_MAX:
             continue
         kept.sequence += 1
-        kept.new += 1
         db.execute(
             "INSERT INTO events (job, sequence, fence, number, at, body) VALUES (?, ?, ?, ?, ?, ?)",
             (job, kept.sequence, fence, event.number, event.at, encode(event.happening)),

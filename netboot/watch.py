@@ -5,13 +5,13 @@ to the restart.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Final
 
 import msgspec
 
-from agent.model.event import Event, Progress, Progressed
+from agent.model.event import Event, Progress, Progressed, StepStarted
 from agent.model.job import Job, JobState
 from netboot.state import rfc3339
 
@@ -43,7 +43,7 @@ class Watch:
         self._since = monotonic()
         self._words: dict[str, Word] = {}
 
-    def hear(self, job: str, fence: int, progress: list[Event] | None = None) -> None:
+    def hear(self, job: str, fence: int, events: Iterable[Event] = ()) -> None:
         """Note that the agent with `fence` gave word; keep the newest of its progress.
 
         A step that begins has none yet: that of the step before is forgotten.
@@ -52,11 +52,14 @@ class Watch:
         if word is None or word.fence != fence:
             word = Word(fence, 0.0, None)
         word = replace(word, monotonic=self._monotonic(), at=rfc3339(self._now()))
-        for event in progress or ():
-            if event.number > word.number:
-                moved = event.happening
-                now = moved.progress if isinstance(moved, Progressed) else None
-                word = replace(word, number=event.number, progress=now)
+        for event in events:
+            if event.number <= word.number:
+                continue
+            match event.happening:
+                case StepStarted():
+                    word = replace(word, number=event.number, progress=None)
+                case Progressed(progress=progress):
+                    word = replace(word, number=event.number, progress=progress)
         self._words[job] = word
 
     def forget(self, job: str) -> None:

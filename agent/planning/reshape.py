@@ -107,8 +107,10 @@ def left_behind(template: Layout, layout: Layout) -> Iterator[str]:
             continue
         kept = isinstance(volume.content, Swap | BootCode | MbrGap | UnixFiles)
         if isinstance(volume.content, Vfat):
-            made = "made new: files of other loaders on it are" if has_vfat else "not made and"
-            yield f"{name_of(volume)} is {made} left behind"
+            if has_vfat:
+                yield f"{name_of(volume)} is made new: files of other loaders on it are left behind"
+            else:
+                yield f"{name_of(volume)} is not made and left behind"
         elif not kept or (isinstance(volume.content, UnixFiles) and not volume.mount_points):
             yield f"{name_of(volume)} ({volume.on}) is not mounted by the system and left behind"
         elif isinstance(volume.content, Btrfs):

@@ -43,11 +43,11 @@ async def post_events(request: web.Request) -> web.Response:
         if isinstance(found.spec, CaptureSpec) and not found.state.ended:
             await context.templates.check_captured(found.spec.name, digest)
     kept = await context.state.run(events.keep_events, job, fence, said, context.at())
-    context.watch.hear(job, fence, kept.progress)
+    context.watch.hear(job, fence, kept.fresh)
     if kept.ended:
         context.watch.forget(job)
         _log_end(await context.state.run(jobs.find_job, job))
-    if kept.new or kept.progress:
+    if kept.fresh:
         context.wakeups.wake(job_key(job))
     if kept.ended:
         context.wakeups.wake(ANY_CHANGE)
