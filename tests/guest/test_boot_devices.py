@@ -1,13 +1,16 @@
-"""What GRUB reads past an array is what was written through it."""
+"""What was written through an array or a partition is seen past it, on the disk itself."""
 
 import os
 from pathlib import Path
 
-from agent.identity.boot.renew import forget_old_reads
-from agent.units import KiB
+from agent.identity.boot.renew import forget_old_reads, take_head
+from agent.units import KiB, MiB
 from tests.guest.conftest import sh
 
 _ARRAY = Path("/dev/md/seen")
+_ESP_AT = 1 * MiB
+_FAT32_STATE_AT = 65
+"""A byte whose lowest bit is set while the filesystem is mounted."""
 
 
 def test_what_went_through_an_array_is_seen_past_it(scratch: list[Path]) -> None:
@@ -31,6 +34,29 @@ def test_what_went_through_an_array_is_seen_past_it(scratch: list[Path]) -> None
     assert [_page(*place) for place in places.items()] == [bytes(4 * KiB)] * 2
     forget_old_reads([*members, _ARRAY.resolve()])
     assert [_page(*place) for place in places.items()] == [new] * 2
+
+
+def test_the_head_of_an_esp_is_taken_as_it_was_unmounted(
+    scratch: list[Path], tmp_path: Path
+) -> None:
+    disk = scratch[0]
+    sh("sfdisk", "--quiet", disk, stdin="label: gpt\nstart=1MiB, size=128MiB, type=U\n")
+    sh("udevadm", "settle")
+    esp = disk.with_name(f"{disk.name}1")
+    sh("mkfs.vfat", "-F", "32", esp)
+    # a deployment holds its disks as well: the kernel keeps what it read as long as one is open
+    with disk.open("rb"):
+        sh("mount", esp, tmp_path)
+        assert _page(disk, _ESP_AT)[_FAT32_STATE_AT] & 1
+        (tmp_path / "loader.efi").write_bytes(b"a loader")
+        sh("umount", tmp_path)
+        assert not _page(esp, 0)[_FAT32_STATE_AT] & 1
+
+        # what this is about: through the disk, it is still mounted
+        assert _page(disk, _ESP_AT)[_FAT32_STATE_AT] & 1
+        head = take_head(disk, _ESP_AT, 4 * KiB)
+    assert not head[_FAT32_STATE_AT] & 1
+    assert _page(esp, 0) == bytes(4 * KiB)
 
 
 def _page(device: Path, offset: int) -> bytes:

@@ -6,8 +6,9 @@ import pytest
 
 from tests.harness.guest import GuestTest, run_in_guest
 
-pytestmark = [pytest.mark.qemu, pytest.mark.alone]
+pytestmark = pytest.mark.qemu
 
+ALONE = pytest.mark.alone
 # One guest each. Those of tests/loop need nothing but what the image has; the host may lack the
 # privilege.
 BUNDLES = {
@@ -39,6 +40,9 @@ BUNDLES = {
         "tests/loop/test_command.py",
     ),
 }
+# No bundle shares anything dear. These run in the set of those tests that do, so that the two sets
+# of scripts/test take about as long as each other.
+WITH_SHARERS = ("layouts", "rest")
 TIMEOUT_S = 2400
 
 
@@ -51,8 +55,11 @@ def test_no_file_is_forgotten() -> None:
 @pytest.mark.parametrize(
     ("bundle", "which"),
     [
-        *((bundle, "not full") for bundle in BUNDLES),
-        pytest.param("layouts", "full", marks=pytest.mark.full),
+        *(
+            pytest.param(bundle, "not full", marks=() if bundle in WITH_SHARERS else ALONE)
+            for bundle in BUNDLES
+        ),
+        pytest.param("layouts", "full", marks=(pytest.mark.full, ALONE)),
     ],
 )
 def test_in_a_guest(bundle: str, which: str, run_folder: Path, image: Path) -> None:

@@ -115,8 +115,10 @@ def take_boot_code(device: Path) -> bytes:
 def take_head(device: Path, offset: int, size: int) -> bytes:
     """Take the first bytes of an ESP away: return them for the commit and leave zeros.
 
-    It must be unmounted. `device` is the one that the commit writes through.
+    It must be unmounted. `device` is the one that the commit writes through: the whole disk, which
+    may still show what GRUB read there while the ESP was mounted, as one not unmounted cleanly.
     """
+    block.flush(device)
     head = boot_sector.read_at(device, offset, size)
     boot_sector.write_at(device, offset, bytes(size))
     block.flush(device)
