@@ -90,19 +90,22 @@ class DiskFile:
             if done < extent.size and done % self.sector_bytes:
                 fd = self._buffered
 
-    def write(self, offset: int, data: memoryview, *, direct: bool) -> None:
-        """Write `data` at `offset`. `direct` needs whole sectors in an aligned buffer."""
+    def write(self, offset: int, pieces: Sequence[memoryview], *, direct: bool) -> None:
+        """Write `pieces`, one behind the other, at `offset`.
+
+        `direct` needs pieces of whole sectors in aligned buffers.
+        """
         fd = self._direct if direct else self._buffered
-        done = 0
-        while done < len(data):
+        while pieces:
             try:
-                got = os.pwrite(fd, data[done:], offset + done)
+                got = os.pwritev(fd, pieces, offset)
             except OSError as error:
-                raise self._write_failed(offset + done, error) from error
+                raise self._write_failed(offset, error) from error
             if got == 0:
-                raise DiskError(f"{self.name} takes no bytes at {offset + done}")
-            done += got
-            if done < len(data) and done % self.sector_bytes:
+                raise DiskError(f"{self.name} takes no bytes at {offset}")
+            offset += got
+            pieces = _behind(pieces, got)
+            if offset % self.sector_bytes:
                 fd = self._buffered
 
     def write_zeros(self, extent: Extent, zeros: memoryview) -> None:
@@ -122,7 +125,7 @@ class DiskFile:
         direct = self.is_aligned((extent,)) and extent.offset % mmap.PAGESIZE == 0
         for offset in range(extent.offset, extent.end, len(zeros)):
             size = min(extent.end - offset, len(zeros))
-            self.write(offset, zeros[:size], direct=direct and size % mmap.PAGESIZE == 0)
+            self.write(offset, [zeros[:size]], direct=direct and size % mmap.PAGESIZE == 0)
 
     def sync(self) -> None:
         """Wait until all that was written is on the medium. A failure is final: never repeat it."""
@@ -202,8 +205,16 @@ class ChunkReader:
         return self._buffer[:at]
 
 
+def _behind(pieces: Sequence[memoryview], size: int) -> Sequence[memoryview]:
+    """Return what is left of `pieces` without their first `size` bytes."""
+    while pieces and size >= len(pieces[0]):
+        size -= len(pieces[0])
+        pieces = pieces[1:]
+    return [pieces[0][size:], *pieces[1:]] if size else pieces
+
+
 class ChunkWriter:
-    """Writes the runs of one chunk from one buffer. Shared by the threads of a restore."""
+    """Writes the runs of chunks from aligned buffers. Shared by the threads of a restore."""
 
     def __init__(self, disk: DiskFile, base: int) -> None:
         self._disk = disk
@@ -212,18 +223,33 @@ class ChunkWriter:
         # Direct and cached writes must never meet in one page; chunks begin on pages if this holds.
         self._may_direct = base % max(mmap.PAGESIZE, disk.sector_bytes) == 0
 
-    def write(self, runs: Sequence[tuple[Extent, memoryview]]) -> None:
-        """Write each run (offsets in the volume) from its piece of an aligned buffer.
+    def write(self, chunks: Iterable[Sequence[tuple[Extent, memoryview]]]) -> None:
+        """Write each run of each chunk (offsets in the volume) from its piece of a buffer.
 
-        A chunk with odd or many runs goes through the page cache, which sorts and joins them.
+        Neighbours on the disk are one write. A chunk with odd or many runs goes through the page
+        cache, which sorts and joins them.
         """
-        direct = (
-            self._may_direct
-            and len(runs) <= _SCATTERED
-            and self._disk.is_aligned(run for run, _ in runs)
-        )
-        for run, data in runs:
-            self._disk.write(self._base + run.offset, data, direct=direct)
+        waiting: list[memoryview] = []
+        start = end = 0
+        for runs in chunks:
+            direct = (
+                self._may_direct
+                and len(runs) <= _SCATTERED
+                and self._disk.is_aligned(run for run, _ in runs)
+            )
+            for run, data in runs:
+                offset = self._base + run.offset
+                if not direct:
+                    self._disk.write(offset, [data], direct=False)
+                    continue
+                if waiting and offset != end:
+                    self._disk.write(start, waiting, direct=True)
+                    waiting = []
+                if not waiting:
+                    start = offset
+                waiting.append(data)
+                end = offset + run.size
+        self._disk.write(start, waiting, direct=True)
 
     def write_zeros(self, runs: Sequence[Extent]) -> None:
         whole = self._may_direct and self._disk.is_aligned(runs) and len(runs) <= _SCATTERED
@@ -232,7 +258,7 @@ class ChunkWriter:
             if whole:
                 self._disk.write_zeros(there, self._zeros)
             else:
-                self._disk.write(there.offset, self._zeros[: run.size], direct=False)
+                self._disk.write(there.offset, [self._zeros[: run.size]], direct=False)
 
 
 def without(extents: Iterable[Extent], holes: Sequence[Extent]) -> tuple[Extent, ...]:

@@ -1,5 +1,6 @@
 """Chunks out of packs: runs of neighbours over one connection, each verified, then unpacked."""
 
+import mmap
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -17,11 +18,14 @@ from agent.store.template import VolumeBlobs
 from agent.stream.progress import Stages
 from agent.stream.pump import Pump
 from agent.system import block
-from agent.units import Extent, MiB
+from agent.units import Extent, MiB, align_up
 
 RUN_BYTES: Final = 16 * MiB
 _RUN_CHUNKS: Final = 16
 _MOST_LANES: Final = 12
+_CONTENT_BYTES: Final = 72 * MiB
+"""What the buffers of all lanes may take together."""
+_BATCH_BYTES: Final = 16 * MiB
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +73,17 @@ def _joins(waiting: list[IndexEntry], entry: IndexEntry) -> bool:
 
 
 def default_lanes() -> int:
-    """Return how many threads, each with a connection and 8 MiB, keep this machine busy.
+    """Return how many threads, each with a connection and its buffers, keep this machine busy.
 
-    While four wait for the disk or the network, there is one for each core.
+    While two wait for the disk or the network, there is one for each core.
     """
-    return min(len(os.sched_getaffinity(0)) + 4, _MOST_LANES)
+    return min(len(os.sched_getaffinity(0)) + 2, _MOST_LANES)
+
+
+def batch_bytes(lanes: int) -> int:
+    """Return how much content each of `lanes` may gather before it writes: whole chunks."""
+    fair = min(_CONTENT_BYTES // max(lanes, 1), _BATCH_BYTES)
+    return max(fair // CHUNK_BYTES, 1) * CHUNK_BYTES
 
 
 def extents_of(entry: IndexEntry) -> tuple[Extent, ...]:
@@ -87,7 +97,15 @@ def content_bytes(entry: IndexEntry) -> int:
 class Lane:
     """One connection and its buffers: gives the content of stored chunks. For one thread."""
 
-    def __init__(self, client: BlobSource, digest: ChunkDigest, stages: Stages, pump: Pump) -> None:
+    def __init__(
+        self,
+        client: BlobSource,
+        digest: ChunkDigest,
+        stages: Stages,
+        pump: Pump,
+        room_bytes: int = CHUNK_BYTES,
+    ) -> None:
+        """`room_bytes`, at least CHUNK_BYTES, is for the content of a batch."""
         self._client = client
         self._digest = digest
         self._stages = stages
@@ -100,9 +118,27 @@ class Lane:
         )
         self._decoder = Decoder()
         self._stored = memoryview(bytearray(MAX_STORED_BYTES))
-        self.buffer = memoryview(block.aligned_buffer(CHUNK_BYTES))
-        """Holds the content that was given last. Between two chunks, others may use it."""
+        self.buffer = memoryview(block.aligned_buffer(room_bytes))
+        """Holds the content that was given last. Between two runs, others may use it."""
+        self._place = 0
         self.fetched_bytes = 0
+
+    def batches(self, run: ChunkRun) -> Iterator[list[tuple[IndexEntry, memoryview]]]:
+        """Yield the chunks of `run` with their contents, as many at once as there is room for.
+
+        They are good until the next are asked for.
+        """
+        batch: list[tuple[IndexEntry, memoryview]] = []
+        self._place = 0
+        for entry, content in self.contents(run):
+            batch.append((entry, content))
+            self._place = align_up(self._place + len(content), mmap.PAGESIZE)
+            if self._place + CHUNK_BYTES > len(self.buffer):
+                yield batch
+                batch, self._place = [], 0
+        if batch:
+            yield batch
+            self._place = 0
 
     def contents(self, run: ChunkRun) -> Iterator[tuple[IndexEntry, memoryview]]:
         """Yield each chunk of `run` with its content, good until the next is asked for.
@@ -159,7 +195,7 @@ class Lane:
             raise ChunkCorrupt("does not have the digest that the index gives")
         verified = time.monotonic()
         self._stages.add("verify", verified - fetched)
-        content = self.buffer[: content_bytes(entry)]
+        content = self.buffer[self._place : self._place + content_bytes(entry)]
         self._decoder.decode(stored, content)
         self._stages.add("decode", time.monotonic() - verified)
         return content

@@ -13,6 +13,7 @@ from agent.stream.blocks import ChunkReader, ChunkWriter, DiskFile, overlap, wit
 from agent.stream.fetch import (
     ChunkRun,
     Lane,
+    batch_bytes,
     content_bytes,
     default_lanes,
     extents_of,
@@ -87,7 +88,7 @@ def restore_volume(
         made: list[Lane] = []
 
         def lane() -> None:
-            mine = Lane(template.client, digest, stages, pump)
+            mine = Lane(template.client, digest, stages, pump, batch_bytes(count))
             look = Look(ChunkReader(target, offset_bytes, buffer=mine.buffer), digest, odds, stages)
             made.append(mine)
             for run in runs:
@@ -159,11 +160,12 @@ class _Restore:
                 self._count(entry, sum(piece.size for piece in wanted))
             return
         for part in self._to_fetch(run, look):
-            for entry, content in lane.contents(part):
-                pieces = self._split(entry, content)
+            for batch in lane.batches(part):
+                pieces = [self._split(entry, content) for entry, content in batch]
                 with self.stages.timed("write"):
                     self.writer.write(pieces)
-                self._count(entry, sum(piece.size for piece, _ in pieces))
+                for (entry, _), written in zip(batch, pieces, strict=True):
+                    self._count(entry, sum(piece.size for piece, _ in written))
 
     def _to_fetch(self, run: ChunkRun, look: Look) -> tuple[ChunkRun, ...]:
         """Return what of `run` the disk does not hold; of what is withheld, all is fetched."""

@@ -8,7 +8,7 @@ import errno
 import fcntl
 import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,17 +39,18 @@ class Disk:
     """Stands between the restore and the file. `spoil` is what happens to write number `at`."""
 
     path: Path
-    pwrite: Callable[[int, bytes, int], int] = os.pwrite
+    pwritev: Callable[[int, Sequence[memoryview], int], int] = os.pwritev
     punch: Callable[[int, Extent], None] = block.punch_hole
     at: int | None = None
     spoil: Spoil | None = None
     writes: list[Extent] = field(default_factory=list)
 
-    def write(self, fd: int, data: memoryview, offset: int) -> int:
+    def write(self, fd: int, pieces: Sequence[memoryview], offset: int) -> int:
+        data = b"".join(pieces)
         self.writes.append(Extent(offset, len(data)))
         if self.spoil is None or len(self.writes) - 1 != self.at:
-            return self.pwrite(fd, data, offset)  # type: ignore[arg-type]
-        self.spoil(self, offset, bytes(data))
+            return self.pwritev(fd, pieces, offset)
+        self.spoil(self, offset, data)
         return len(data)
 
     def zero(self, fd: int, extent: Extent) -> None:
@@ -156,7 +157,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 @pytest.fixture
 def world(made: World, monkeypatch: pytest.MonkeyPatch) -> World:
     disk = made.disk = Disk(made.disk.path)
-    monkeypatch.setattr(os, "pwrite", disk.write)
+    monkeypatch.setattr(os, "pwritev", disk.write)
     monkeypatch.setattr(block, "punch_hole", disk.zero)
     return made
 
