@@ -28,6 +28,7 @@ from agent.tools import (
     btrfs_map,
     dumpe2fs,
     exfat,
+    ext,
     ext_bitmaps,
     f2fs,
     fat,
@@ -147,11 +148,16 @@ def _ext(run: Runner, device: Path, size_bytes: int) -> UsedMap:
     facts = dumpe2fs.ext_facts(run, device)
     dumpe2fs.check_clean(facts, device)
     _check_size(device, facts.size_bytes, size_bytes)
-    if "bigalloc" in facts.features:
-        return _whole(facts.size_bytes)  # partclone's maps are wrong here
     found = ext_bitmaps.ext_map(device)
     check = _by_partclone(run, device, "extfs", size_bytes, found.used)
+    if "bigalloc" in facts.features:  # partclone's maps are wrong here
+        check = _by_e2fsck(run, device)
     return UsedMap(found.kept, check, zeros=found.zeros)
+
+
+def _by_e2fsck(run: Runner, device: Path) -> SecondOpinion:
+    """Return a look at every inode, and whether the bitmaps are what all of them use."""
+    return lambda stop: ext.check_ext(run, device, stop)
 
 
 def _xfs(run: Runner, device: Path, size_bytes: int) -> UsedMap:

@@ -1,6 +1,7 @@
 """ext2, ext3, ext4: check, grow, and the smallest size that the content needs."""
 
 import re
+import threading
 from pathlib import Path
 from typing import Final
 
@@ -12,9 +13,10 @@ _CORRECTED: Final = 1
 _REBOOT: Final = 2
 
 
-def check_ext(run: Runner, device: Path) -> None:
+def check_ext(run: Runner, device: Path, stop: threading.Event | None = None) -> None:
     """Check the whole filesystem without writing. Raises DiskError if anything is wrong."""
-    answer = run(["e2fsck", "-f", "-n", device], ok=range(256), timeout_s=CHECK_TIMEOUT_S)
+    words: list[str | Path] = ["e2fsck", "-f", "-n", device]
+    answer = run(words, ok=range(256), timeout_s=CHECK_TIMEOUT_S, stop=stop)
     if answer.status != 0:
         said = " | ".join(line for line in answer.text.splitlines()[-6:] if line.strip())
         raise DiskError(f"the filesystem on {device} is damaged: {said}")

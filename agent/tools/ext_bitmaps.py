@@ -45,8 +45,8 @@ class ExtMap:
 def ext_map(device: Path) -> ExtMap:
     """Return what is used of the ext filesystem on `device`, opened for reading only.
 
-    It has no bigalloc. Blocks before the first group, where boot code lies, are used. Raises
-    SourceUnfit where bitmaps, group descriptors and superblock disagree.
+    Blocks before the first group, where boot code lies, are used. Raises SourceUnfit where bitmaps,
+    group descriptors and superblock disagree.
     """
     with block.opened(device, os.O_RDONLY) as fd:
         disk = Reader(fd, device)
@@ -68,28 +68,36 @@ def ext_map(device: Path) -> ExtMap:
 
 
 def _free_bounds(disk: Reader, shape: Shape, groups: Groups) -> Iterator[tuple[int, int]]:
-    """Yield the free runs as (offset, end) in bytes, in order; check every count."""
+    """Yield the free runs as (offset, end) in bytes, in order; check every count.
+
+    Runs of a group are counted in clusters from its start, as bitmaps and descriptors do.
+    """
     taken = _metadata(shape, groups)
     total = 0
     first = shape.first_block
+    cluster = shape.cluster_blocks
+    size = cluster * shape.block_bytes
     for number, (claimed, flags) in enumerate(zip(groups.free, groups.flags, strict=True)):
-        count = min(shape.group_blocks, shape.blocks - first)
+        count = -(-min(shape.group_blocks, shape.blocks - first) // cluster)
+        begin, end_of_all = first * shape.block_bytes, shape.blocks * shape.block_bytes
         runs: Iterable[tuple[int, int]]
         if flags & BLOCK_UNINIT:
-            runs = _without(taken.get(number, ()), shape.head_blocks(number), count)
+            parts = [(one // cluster, -(-end // cluster)) for one, end in taken.get(number, ())]
+            runs = _without(parts, -(-shape.head_blocks(number) // cluster), count)
         else:
             at = groups.bitmap[number] * shape.block_bytes
             runs = _clear_bits(disk.read(at, -(-count // 8)), count)
         found = 0
         for start, end in runs:
             found += end - start
-            yield (first + start) * shape.block_bytes, (first + end) * shape.block_bytes
+            yield begin + start * size, min(begin + end * size, end_of_all)
         if found != claimed:
             raise _disagreement(disk.device, f"group {number} has {claimed}", found)
         total += found
         first += shape.group_blocks
-    if total != shape.free_blocks:
-        raise _disagreement(disk.device, f"the filesystem has {shape.free_blocks}", total)
+    if total * cluster != shape.free_blocks:
+        claim = f"the filesystem has {shape.free_blocks}"
+        raise _disagreement(disk.device, claim, total * cluster)
 
 
 def _never_written(shape: Shape, groups: Groups) -> Iterator[tuple[int, int]]:

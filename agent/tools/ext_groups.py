@@ -20,8 +20,9 @@ _SPARSE_SUPER2: Final = 0x200  # compatible
 _META_BG: Final = 0x10  # incompatible, as are the next two
 _64BIT: Final = 0x80
 _CSUM_SEED: Final = 0x2000
-_SPARSE_SUPER: Final = 0x1  # read-only compatible, as are the next two
+_SPARSE_SUPER: Final = 0x1  # read-only compatible, as are the next three
 _GDT_CSUM: Final = 0x10
+_BIGALLOC: Final = 0x200
 _METADATA_CSUM: Final = 0x400
 INODE_UNINIT: Final = 0x1
 """Flags of a group, as are the next two: it has no bitmap of inodes, and no inode in use."""
@@ -54,6 +55,9 @@ class Shape:
     free_blocks: int
     first_block: int
     group_blocks: int
+    cluster_blocks: int
+    """What a bit of a bitmap stands for, and what a group counts its free space in: with bigalloc,
+    more than one."""
     group_inodes: int
     inode_bytes: int
     descriptor_bytes: int
@@ -80,6 +84,11 @@ class Shape:
         """Descriptors in one block."""
         return self.block_bytes // self.descriptor_bytes
 
+    @property
+    def super_block(self) -> int:
+        """Return the block that the superblock is in: with bigalloc, block 0 may be before it."""
+        return max(self.first_block, _SUPER_AT // self.block_bytes)
+
     def begin(self, group: int) -> int:
         return self.first_block + group * self.group_blocks
 
@@ -105,7 +114,7 @@ class Shape:
     def descriptors_at(self, meta: int) -> int:
         """Return the block with the descriptors of the groups from `meta` * `per_block` on."""
         if self.first_meta_group is None or meta < self.first_meta_group:
-            return self.first_block + 1 + meta
+            return self.super_block + 1 + meta
         group = meta * self.per_block
         return self.begin(group) + self.has_super(group)
 
@@ -191,6 +200,9 @@ def read_shape(disk: Reader) -> Shape:
         free_blocks=number(0xC) | (number(0x158) << 32 if wide else 0),
         first_block=number(0x14),
         group_blocks=number(0x20),
+        cluster_blocks=1 << max(0, min(number(0x1C) - number(0x18), 16))
+        if ro_compat & _BIGALLOC
+        else 1,
         group_inodes=number(0x28),
         inode_bytes=number(0x58, "<H") if number(0x4C) else 128,
         descriptor_bytes=number(0xFE, "<H") if wide else 32,
@@ -204,7 +216,9 @@ def read_shape(disk: Reader) -> Shape:
     if (
         number(0x38, "<H") != _MAGIC
         or block_bytes > _MAX_BLOCK_BYTES
-        or not 0 < shape.group_blocks <= 8 * block_bytes
+        or not 0 < shape.group_blocks <= 8 * block_bytes * shape.cluster_blocks
+        or shape.group_blocks % shape.cluster_blocks
+        or (shape.cluster_blocks > 1 and shape.first_block)
         or not 0 < shape.group_inodes <= 8 * block_bytes
         or shape.descriptor_bytes not in (32, 64, 128, 256, 512, 1024)
         or not shape.first_block < shape.blocks <= block.size_bytes(disk.device) // block_bytes

@@ -312,11 +312,6 @@ def test_a_filesystem_longer_than_its_place_is_refused(tmp_path: Path) -> None:
         used_extents(image, FAT, 32 * MiB)
 
 
-def test_bigalloc_is_kept_whole(tmp_path: Path) -> None:
-    image = make_ext(tmp_path, "-O", "bigalloc", "-C", "16384", size="64M")
-    assert used_extents(image, EXT, image.stat().st_size) == Extents([Extent(0, 64 * MiB)])
-
-
 def test_what_is_no_filesystem_is_refused(tmp_path: Path) -> None:
     image = tmp_path / "noise.img"
     image.write_bytes(random.Random(SEED).randbytes(MiB))

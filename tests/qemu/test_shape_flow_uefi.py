@@ -21,29 +21,41 @@ pytestmark = [pytest.mark.qemu, pytest.mark.full]
 Template = Callable[[Firmware], str]
 PASSPHRASE = "open sesame"
 LIVE_S = 600
+SECRET = "secret"
+_BOOT: dict[str, Any] = {"id": "boot", "type": "partition", "device": "disk0", "size": "384MiB"}
+_LV: dict[str, Any] = {"type": "lvm_partition", "volgroup": "vg"}
+_ON_LVM: list[dict[str, Any]] = [
+    {"id": "lv-swap", **_LV, "name": "swap", "size": "128MiB"},
+    {"id": "lv-root", **_LV, "name": "root"},
+    {"id": "fs-boot", "type": "format", "volume": "boot", "fstype": "ext4"},
+    {"id": "fs-swap", "type": "format", "volume": "lv-swap", "fstype": "swap"},
+    {"id": "fs-root", "type": "format", "volume": "lv-root", "fstype": "xfs"},
+    {"id": "m-boot", "type": "mount", "device": "fs-boot", "path": "/boot"},
+    {"id": "m-root", "type": "mount", "device": "fs-root", "path": "/"},
+]
 XFS_ON_LVM: dict[str, Any] = {
     "version": 1,
     "config": [
         {"id": "disk0", "type": "disk", "ptable": "gpt"},
         {"id": "esp", "type": "partition", "device": "disk0", "size": "128MiB", "flag": "boot"},
-        {"id": "boot", "type": "partition", "device": "disk0", "size": "384MiB"},
+        _BOOT,
         {"id": "pv", "type": "partition", "device": "disk0"},
         {"id": "vg", "type": "lvm_volgroup", "name": "vg-sys", "devices": ["pv"]},
-        {
-            "id": "lv-swap",
-            "type": "lvm_partition",
-            "volgroup": "vg",
-            "name": "swap",
-            "size": "128MiB",
-        },
-        {"id": "lv-root", "type": "lvm_partition", "volgroup": "vg", "name": "root"},
         {"id": "fs-esp", "type": "format", "volume": "esp", "fstype": "vfat"},
-        {"id": "fs-boot", "type": "format", "volume": "boot", "fstype": "ext4"},
-        {"id": "fs-swap", "type": "format", "volume": "lv-swap", "fstype": "swap"},
-        {"id": "fs-root", "type": "format", "volume": "lv-root", "fstype": "xfs"},
         {"id": "m-esp", "type": "mount", "device": "fs-esp", "path": "/boot/efi"},
-        {"id": "m-boot", "type": "mount", "device": "fs-boot", "path": "/boot"},
-        {"id": "m-root", "type": "mount", "device": "fs-root", "path": "/"},
+        *_ON_LVM,
+    ],
+}
+XFS_ON_LVM_IN_LUKS: dict[str, Any] = {
+    "version": 1,
+    "config": [
+        {"id": "disk0", "type": "disk", "ptable": "gpt"},
+        {"id": "grub", "type": "partition", "device": "disk0", "size": "1MiB", "flag": "bios_grub"},
+        _BOOT,
+        {"id": "part", "type": "partition", "device": "disk0"},
+        {"id": "crypt", "type": "dm_crypt", "volume": "part", "dm_name": SECRET},
+        {"id": "vg", "type": "lvm_volgroup", "name": "vg-sys", "devices": ["crypt"]},
+        *_ON_LVM,
     ],
 }
 
@@ -144,6 +156,19 @@ def test_an_encrypted_root_boots(
         assert mounted(system, "/").split() == ["/dev/mapper/root_crypt", "ext4"]
         assert mounted(system, "/boot").split()[1] == "ext4"
         assert system.tree() == storage_server.tree
+    rack.remove(disks)
+
+
+def test_xfs_on_lvm_in_luks_boots_by_bios(
+    rack: Rack, storage_server: Lived, storage_template: Template
+) -> None:
+    keys = [{"passphrase": PASSPHRASE}]
+    blank = Blank("SECRET-3G", 3 * GiB)
+    disks = rack.deploy(storage_template("bios"), [blank], XFS_ON_LVM_IN_LUKS, "bios", keys=keys)
+    with rack.boot(disks, "bios", answers=[(r"unlock disk", PASSPHRASE)]) as system:
+        expect_whole(system, storage_server.tree)
+        assert mounted(system, "/").split() == ["/dev/mapper/vg--sys-root", "xfs"]
+        assert system.run(f"cryptsetup status {SECRET} | grep --count LUKS2") == "1"
     rack.remove(disks)
 
 

@@ -1,7 +1,4 @@
-"""Systems put on other shapes of disks, inside a guest; see tests/qemu/test_other_shape_boot.py."""
+"""Layouts that tests speak of, and source servers that have them."""
 
 ROOT_TAR = "ROOT-TAR"
-LEGS = ("LEG-0", "LEG-1")
-ALONE = "ALONE"
-"""Serials of the disks that the guest is given: the captured tree, and what it is put on."""
-PASSPHRASE = "open sesame"
+"""Serial of the disk with a system's tree that a guest is given, to make source servers of it."""
