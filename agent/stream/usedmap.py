@@ -137,6 +137,8 @@ def used_map(run: Runner, device: Path, content: Content, size_bytes: int) -> Us
             return _ntfs(run, device, size_bytes)
         case Exfat():
             return _exfat(run, device, size_bytes)
+        case Raw() if btrfs_map.is_btrfs(device):
+            return _btrfs(run, device, size_bytes)  # one of several devices
         case Raw() | BootCode() | MbrGap():
             return _whole(size_bytes)
         case Swap():
@@ -179,10 +181,11 @@ def _vfat(run: Runner, device: Path, size_bytes: int) -> UsedMap:
 def _btrfs(run: Runner, device: Path, size_bytes: int) -> UsedMap:
     facts = btrfs_map.btrfs_facts(device)
     btrfs.check_fit(facts, device)
-    if not btrfs.is_readable(facts):
+    others = btrfs.other_devices(run, device, facts)
+    if others is None or not btrfs.is_readable(facts):
         return _whole(size_bytes)
     _check_size(device, facts.size_bytes, size_bytes)
-    used = btrfs_map.used_extents(device, facts)
+    used = btrfs_map.used_extents(device, others)
     if facts.used_bytes > _PARTCLONE_BYTES:
         return UsedMap(used)  # the counts of each block group were compared
     # partclone leaves out the second copy of what is kept twice, so it cannot be the second look.

@@ -10,7 +10,7 @@ from typing import Final
 from agent.errors import AgentError, CommandFailed, DiskError, SourceUnfit
 from agent.system.command import Runner
 from agent.system.mount import mounted
-from agent.tools.btrfs_map import GROUP_TREE, BtrfsFacts
+from agent.tools.btrfs_map import GROUP_TREE, BtrfsFacts, btrfs_facts
 
 CHECK_TIMEOUT_S: Final = 12 * 3600.0
 _INCOMPAT: Final = {
@@ -27,6 +27,7 @@ _SIMPLE_QUOTA: Final = 0x10000
 _READABLE_RO: Final = 0xF
 _CHOSEN: Final = ("extref", "skinny-metadata", "no-holes", "free-space-tree")
 _NEVER: Final = ("block-group-tree",)
+_SHOWN: Final = re.compile(r"devid +\d+ size \d+ used \d+ path (/\S+)")
 _LISTED: Final = re.compile(rb"ID (\d+) gen \d+ top level \d+ path (.+)")
 _DEFAULT: Final = re.compile(rb"ID (\d+) ")
 
@@ -44,8 +45,21 @@ def feature_names(facts: BtrfsFacts) -> tuple[str, ...]:
 def is_readable(facts: BtrfsFacts) -> bool:
     """Return whether we know where this filesystem keeps what is used."""
     known = _READABLE | _SIMPLE_QUOTA
-    is_known = not facts.incompat & ~known and not facts.compat_ro & ~_READABLE_RO
-    return facts.devices == 1 and is_known
+    return not facts.incompat & ~known and not facts.compat_ro & ~_READABLE_RO
+
+
+def other_devices(run: Runner, device: Path, facts: BtrfsFacts) -> tuple[Path, ...] | None:
+    """Return the other devices of the btrfs on `device`; None if they are not all there, or one
+    was away for a while."""
+    if facts.devices == 1:
+        return ()
+    shown = run(["btrfs", "filesystem", "show", "--raw", device]).text
+    found = [Path(path) for path in _SHOWN.findall(shown)]
+    there = [(path, btrfs_facts(path)) for path in found if path.exists()]
+    if {one.generation for _, one in there} != {facts.generation}:
+        return None
+    others = [path for path, one in there if one.device_id != facts.device_id]
+    return tuple(others) if len(others) == facts.devices - 1 else None
 
 
 def check_fit(facts: BtrfsFacts, device: Path) -> None:

@@ -1,7 +1,7 @@
-"""The extent tree of a btrfs on one device, read as it is: what is used, in bytes of the device.
+"""The extent tree of a btrfs, read as it is: what is used of one of its devices, in bytes of it.
 
 Each block group's count of used bytes, and the sum of all, must be those that its item and the
-superblock have.
+superblock have. Where the bytes of a chunk are: the kernel's fs/btrfs/volumes.c, btrfs_map_block.
 """
 
 import os
@@ -9,7 +9,8 @@ import struct
 import uuid
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -34,8 +35,10 @@ _EXTENT: Final = 168
 _METADATA: Final = 169
 _GROUP: Final = 192
 _CHUNK: Final = 228
-_PROFILES: Final = 0x7F8  # RAID0, RAID1, DUP, RAID10, RAID5, RAID6, RAID1C3, RAID1C4
-_DUP: Final = 0x20
+_RAID0: Final = 0x8
+_RAID10: Final = 0x40
+_RAID5: Final = 0x80
+_RAID6: Final = 0x100
 GROUP_TREE: Final = 0x8
 """Of the read-only compatible features: block groups have a tree of their own."""
 
@@ -52,6 +55,7 @@ class BtrfsFacts:
     """Of this device."""
     used_bytes: int
     """By the files and the trees; what is kept twice counts once."""
+    generation: int
     devices: int
     log_root: int
     compat_ro: int
@@ -64,18 +68,73 @@ class BtrfsFacts:
     system_chunks: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class _Member:
+    """One device of the filesystem, opened."""
+
+    fd: int
+    path: Path
+    size_bytes: int
+
+
 @dataclass(slots=True)
 class _Chunk:
-    """A run of logical addresses, and where its bytes are on the device, once or twice."""
+    """A run of logical addresses, and where its bytes are."""
 
     begin: int
     size: int
-    places: tuple[int, ...]
+    places: tuple[tuple[int, int], ...]
+    """Device and offset of each stripe."""
+    stripe_bytes: int
+    width: int
+    """How many stripes a row has for data: 0 if each has all, as a copy of its own."""
+    profile: int
     used: int | None = None
     """By its block group's item."""
     found: "array[int]" = field(default_factory=lambda: array("Q"))
     """Begin and end of each used run, counted from `begin`."""
     total: int = 0
+
+    def place_of(self, address: int) -> tuple[int, int]:
+        """Return the device and the offset there of a logical address, of its first copy."""
+        at, count = address - self.begin, len(self.places)
+        if not self.width:
+            device, place = self.places[0]
+            return device, place + at
+        number, inside = divmod(at, self.stripe_bytes)
+        row, column = divmod(number, self.width)
+        if self.profile & (_RAID5 | _RAID6):
+            column = (column + row) % count  # parity goes round
+        else:
+            column *= count // self.width
+        device, place = self.places[column]
+        return device, place + row * self.stripe_bytes + inside
+
+    def runs(self) -> "array[int]":
+        """Return begin and end of each used run of each stripe, in bytes from its start.
+
+        Of striped data whole rows: then the parity, too, is that of what is there.
+        """
+        if not self.width:
+            return self.found
+        row = self.stripe_bytes * self.width
+        rows = array("Q")
+        numbers = iter(self.found)
+        for begin, end in zip(numbers, numbers, strict=True):
+            first, last = begin // row * self.stripe_bytes, -(-end // row) * self.stripe_bytes
+            if rows and first <= rows[-1]:
+                rows[-1] = max(rows[-1], last)
+            else:
+                rows.extend((first, last))
+        return rows
+
+
+def is_btrfs(device: Path) -> bool:
+    """Return whether `device` has the superblock of a btrfs."""
+    if block.size_bytes(device) < _SUPER_AT + _SUPER_BYTES:
+        return False
+    with block.opened(device, os.O_RDONLY) as fd:
+        return read_at(fd, _SUPER_AT, _SUPER_BYTES, device)[64:72] == _MAGIC
 
 
 def btrfs_facts(device: Path) -> BtrfsFacts:
@@ -84,7 +143,7 @@ def btrfs_facts(device: Path) -> BtrfsFacts:
         data = read_at(fd, _SUPER_AT, _SUPER_BYTES, device)
     if data[64:72] != _MAGIC:
         raise AgentError(f"{device} holds no btrfs")
-    root, chunk_root, log_root = struct.unpack_from("<QQQ", data, 80)
+    generation, root, chunk_root, log_root = struct.unpack_from("<QQQQ", data, 72)
     used, _, devices, sector, node = struct.unpack_from("<QQQII", data, 120)
     _, compat_ro, incompat = struct.unpack_from("<QQQ", data, 172)
     device_id, size = struct.unpack_from("<QQ", data, 201)
@@ -98,6 +157,7 @@ def btrfs_facts(device: Path) -> BtrfsFacts:
         node_bytes=node,
         size_bytes=size,
         used_bytes=used,
+        generation=generation,
         devices=devices,
         log_root=log_root,
         compat_ro=compat_ro,
@@ -111,13 +171,21 @@ def btrfs_facts(device: Path) -> BtrfsFacts:
     )
 
 
-def used_extents(device: Path, facts: BtrfsFacts) -> Extents:
-    """Return the used runs of the btrfs on `device`, which is its only one.
+def used_extents(device: Path, others: Sequence[Path] = ()) -> Extents:
+    """Return the used runs of `device`, which with `others` is all that the btrfs is on.
 
-    Raises SourceUnfit where extents and counts disagree.
+    Raises SourceUnfit where extents and counts disagree, AgentError if a device is missing.
     """
-    with block.opened(device, os.O_RDONLY) as fd:
-        trees = _Trees(fd, device, facts)
+    facts = btrfs_facts(device)
+    with ExitStack() as stack:
+        members = {}
+        for path in (device, *others):
+            one = btrfs_facts(path)
+            if (one.uuid, one.generation) != (facts.uuid, facts.generation):
+                raise AgentError(f"{path} and {device} do not have the same state of one btrfs")
+            fd = stack.enter_context(block.opened(path, os.O_RDONLY))
+            members[one.device_id] = _Member(fd, path, one.size_bytes)
+        trees = _Trees(members, device, facts)
         trees.read()
     total = 0
     for chunk in trees.chunks:
@@ -127,12 +195,18 @@ def used_extents(device: Path, facts: BtrfsFacts) -> Extents:
         total += chunk.total
     if total != facts.used_bytes:
         raise _disagreement(device, f"the superblock has {facts.used_bytes}", total)
-    return Extents.of_bounds(_merged(trees.chunks, facts.size_bytes))
+    return Extents.of_bounds(_merged(trees.chunks, facts))
 
 
-def _merged(chunks: list[_Chunk], size_bytes: int) -> Iterator[tuple[int, int]]:
-    """Yield what is used, in the order of the device."""
-    places = [(place, chunk.found) for chunk in chunks for place in chunk.places]
+def _merged(chunks: list[_Chunk], facts: BtrfsFacts) -> Iterator[tuple[int, int]]:
+    """Yield what is used of one device, in its order."""
+    size_bytes = facts.size_bytes
+    places = [
+        (place, runs)
+        for chunk, runs in ((chunk, chunk.runs()) for chunk in chunks)
+        for device, place in chunk.places
+        if device == facts.device_id
+    ]
     copies = [(at, array("Q", (0, _SUPER_BYTES))) for at in _SUPER_COPIES]
     done = 0
     for place, found in sorted([(0, array("Q", (0, _RESERVED))), *places, *copies]):
@@ -147,8 +221,8 @@ def _merged(chunks: list[_Chunk], size_bytes: int) -> Iterator[tuple[int, int]]:
 class _Trees:
     """Walks the trees of one filesystem."""
 
-    def __init__(self, fd: int, device: Path, facts: BtrfsFacts) -> None:
-        self._fd, self._device, self._facts = fd, device, facts
+    def __init__(self, members: dict[int, _Member], device: Path, facts: BtrfsFacts) -> None:
+        self._members, self._device, self._facts = members, device, facts
         self.chunks: list[_Chunk] = []
         self._begins: list[int] = []
 
@@ -194,19 +268,26 @@ class _Trees:
 
     def _add_chunk(self, begin: int, data: bytes) -> int:
         """Take one more chunk and return how long its item is."""
-        size, _, _, profile = struct.unpack_from("<QQQQ", data)
+        size, _, stripe_bytes, profile = struct.unpack_from("<QQQQ", data)
         stripes = int.from_bytes(data[44:46], "little")
-        if profile & _PROFILES not in (0, _DUP) or stripes != (2 if profile & _DUP else 1):
-            raise self._bad("its data is spread over several devices")
+        copies = int.from_bytes(data[46:48], "little")
+        width = _data_stripes(profile, stripes, copies)
+        if width < 0 or not stripes or len(data) < 48 + 32 * stripes:
+            raise self._bad("a chunk has too few stripes")
+        if width and (stripe_bytes < self._facts.node_bytes or size % (stripe_bytes * width)):
+            raise self._bad("a chunk is not whole stripes")
+        each = size // width if width else size
         places = []
         for number in range(stripes):
             device_id, place = struct.unpack_from("<QQ", data, 48 + 32 * number)
-            if device_id != self._facts.device_id or place + size > self._facts.size_bytes:
+            if device_id not in self._members:
+                raise self._bad(f"its device {device_id} is missing")
+            if place + each > self._members[device_id].size_bytes:
                 raise self._bad("a chunk lies outside of the device")
-            places.append(place)
+            places.append((device_id, place))
         if self._begins and begin < self._begins[-1] + self.chunks[-1].size:
             raise self._bad("its chunks do not ascend")
-        self.chunks.append(_Chunk(begin, size, tuple(places)))
+        self.chunks.append(_Chunk(begin, size, tuple(places), stripe_bytes, width, profile))
         self._begins.append(begin)
         return 48 + 32 * stripes
 
@@ -239,14 +320,27 @@ class _Trees:
 
     def _node(self, address: int, level: int) -> bytes:
         size = self._facts.node_bytes
-        chunk = self._chunk_of(address, size)
-        data = read_at(self._fd, chunk.places[0] + address - chunk.begin, size, self._device)
+        device_id, place = self._chunk_of(address, size).place_of(address)
+        member = self._members[device_id]
+        data = read_at(member.fd, place, size, member.path)
         if struct.unpack_from("<Q", data, 48)[0] != address or data[100] != level or level > 7:
             raise self._bad(f"there is no node of a tree at {address}")
         return data
 
     def _bad(self, what: str) -> AgentError:
         return AgentError(f"the btrfs on {self._device} cannot be read: {what}")
+
+
+def _data_stripes(profile: int, stripes: int, copies: int) -> int:
+    """Return how many of a row are data: 0 if nothing is striped, -1 if there are too few."""
+    if profile & _RAID0:
+        return stripes
+    if profile & _RAID10:
+        return stripes // copies if copies > 0 and stripes % copies == 0 else -1
+    if profile & (_RAID5 | _RAID6):
+        least = stripes - (1 if profile & _RAID5 else 2)
+        return least if least > 0 else -1
+    return 0
 
 
 def _disagreement(device: Path, claim: str, found: int) -> SourceUnfit:

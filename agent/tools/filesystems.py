@@ -51,8 +51,8 @@ class Facts:
 def facts(run: Runner, node: Path, what: str) -> Facts:
     """Return what `node` holds, `what` being libblkid's name for it. Only reads.
 
-    What we do not know, or cannot read by its used blocks (several devices), is Raw. Raises
-    AgentError if it is not what libblkid takes it for.
+    What we do not know is Raw, and so is one device of a filesystem on several: it is of use with
+    the others alone. Raises AgentError if it is not what libblkid takes it for.
     """
     match what:
         case "ext2" | "ext3" | "ext4":

@@ -13,7 +13,6 @@ import pytest
 from agent.model.filesystems import can_grow, conservative_features
 from agent.model.layout import Btrfs, Content, Exfat, Ext, F2fs, Ntfs, Vfat, Xfs
 from agent.stream.usedmap import used_map
-from agent.system import block
 from agent.system.command import Run
 from agent.tools import filesystems
 from agent.units import MiB
@@ -280,15 +279,6 @@ def test_an_external_journal_is_unfit(source: Path, scratch: list[Path]) -> None
     sh("mke2fs", "-q", "-F", "-O", "journal_dev", "-b", "4096", scratch[1])
     sh("mke2fs", "-q", "-t", "ext4", "-b", "4096", "-J", f"device={scratch[1]}", source)
     assert "tune2fs -j" in facts(source).unfit[0]
-
-
-def test_several_devices_are_kept_whole(scratch: list[Path]) -> None:
-    sh("mkfs.btrfs", "--quiet", "--metadata=raid1", "--data=raid1", scratch[0], scratch[1])
-    found = facts(scratch[0])
-    assert found.content_bytes == found.used_bytes == block.size_bytes(scratch[0])
-    content = Btrfs(uuid=UUID, label="", block_bytes=4096)
-    with used_map(Run(), scratch[0], content, found.content_bytes) as used:
-        assert used.extents.total_bytes == found.content_bytes
 
 
 def test_a_fat_for_sectors_of_4096_bytes(scratch_4k: Path, mounted_on: Path) -> None:

@@ -35,6 +35,7 @@ BUNDLES = {
     "rest": (
         "tests/guest/test_probe.py",
         "tests/guest/test_volumes.py",
+        "tests/guest/test_btrfs_devices.py",
         "tests/guest/test_wipe.py",
         "tests/loop/test_block.py",
         "tests/loop/test_command.py",
