@@ -137,8 +137,8 @@ def used_map(run: Runner, device: Path, content: Content, size_bytes: int) -> Us
             return _ntfs(run, device, size_bytes)
         case Exfat():
             return _exfat(run, device, size_bytes)
-        case Raw() if btrfs_map.is_btrfs(device):
-            return _btrfs(run, device, size_bytes)  # one of several devices
+        case Raw() if btrfs_map.is_one_of_several(device):
+            return _btrfs(run, device, size_bytes)
         case Raw() | BootCode() | MbrGap():
             return _whole(size_bytes)
         case Swap():

@@ -129,12 +129,13 @@ class _Chunk:
         return rows
 
 
-def is_btrfs(device: Path) -> bool:
-    """Return whether `device` has the superblock of a btrfs."""
+def is_one_of_several(device: Path) -> bool:
+    """Return whether `device` has the superblock of a btrfs that has other devices as well."""
     if block.size_bytes(device) < _SUPER_AT + _SUPER_BYTES:
         return False
     with block.opened(device, os.O_RDONLY) as fd:
-        return read_at(fd, _SUPER_AT, _SUPER_BYTES, device)[64:72] == _MAGIC
+        is_btrfs = read_at(fd, _SUPER_AT, _SUPER_BYTES, device)[64:72] == _MAGIC
+    return is_btrfs and btrfs_facts(device).devices > 1
 
 
 def btrfs_facts(device: Path) -> BtrfsFacts:
