@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from agent.model.filesystems import fstype_of
 from agent.model.inventory import Drive
 from agent.model.job import CaptureSpec, DeploySpec, DiskHints, Verify
 from agent.model.keys import DiskKey
-from agent.model.layout import BootCode
+from agent.model.layout import BootCode, Raw
 from agent.model.plan import Plan
 from agent.model.storage import (
     DiskAction,
@@ -40,6 +40,7 @@ from agent.system import block
 from agent.system.command import Run
 from agent.system.mount import SOURCE_OPTIONS, Part, mounted_system
 from agent.trust.keyring import Keyring
+from agent.units import MiB
 from tests.contracts.fake_registry import FakeRegistry
 from tests.contracts.stream_builders import make_client
 from tests.guest import layouts
@@ -246,6 +247,53 @@ def test_the_same_layout_on_bigger_disks(name: str, bench: Bench, tmp_path: Path
     assert on_targets(plan, targets, tmp_path / "mnt") == taken.tree
     for disk in targets.values():
         assert block.size_bytes(Path(disk.path)) == disk.size_bytes
+
+
+def test_a_btrfs_on_two_disks_comes_along(bench: Bench, tmp_path: Path) -> None:
+    system, place = layouts.gpt()(bench), tmp_path / "pair"
+    pair = (bench.disk(256), bench.disk(256))
+    layouts.make("btrfs", pair[0], "--data=raid1", "--metadata=raid1", str(pair[1]))
+    with mounted_pair(pair, place):
+        (place / "known").mkdir()
+        for number in range(40):
+            (place / f"known/f{number}").write_bytes(os.urandom(number * 9000))
+        before = known_in(place)
+    with captured(bench, Source((*system.disks, *pair), system.mounts), tmp_path / "mnt") as taken:
+        config = taken.template.config
+        whole = [one for one in config.layout.volumes if one.size_bytes == 256 * MiB]
+        assert [isinstance(one.content, Raw) for one in whole] == [True, True]
+        assert all(one.used_bytes < 64 * MiB for one in whole)
+        targets = {
+            disk.id: drive_of(bench.disk(disk.size_bytes // MiB + 64))
+            for disk in config.layout.disks
+        }
+        spec = DeploySpec(template="demo:latest", verify=Verify.FULL)
+        plan, _ = deployed(taken.template, targets, spec, tmp_path / "mnt")
+    bench.stop()
+    assert on_targets(plan, targets, tmp_path / "mnt") == taken.tree
+    for disk in pair:  # two of one UUID are one for btrfs
+        sh("wipefs", "--all", "--quiet", disk)
+    sh("btrfs", "device", "scan", "--forget")
+    copies = [Path(targets[one.on].path) for one in whole]
+    with mounted_pair(copies, place):
+        assert known_in(place) == before
+        sh("btrfs", "scrub", "start", "-B", "-r", place)
+        sh("btrfs", "device", "stats", "--check", place)
+
+
+@contextmanager
+def mounted_pair(disks: Sequence[Path], where: Path) -> Iterator[None]:
+    where.mkdir(exist_ok=True)
+    named = ",".join(f"device={disk}" for disk in disks)
+    sh("mount", "-t", "btrfs", "-o", named, disks[0], where)
+    try:
+        yield
+    finally:
+        sh("umount", where)
+
+
+def known_in(where: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (where / "known").iterdir()}
 
 
 def xfs_root() -> Storage:
