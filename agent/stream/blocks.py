@@ -229,36 +229,32 @@ class ChunkWriter:
         Neighbours on the disk are one write. A chunk with odd or many runs goes through the page
         cache, which sorts and joins them.
         """
-        waiting: list[memoryview] = []
+        pieces: list[memoryview] = []
         start = end = 0
+        is_direct = False
         for runs in chunks:
-            direct = (
-                self._may_direct
-                and len(runs) <= _SCATTERED
-                and self._disk.is_aligned(run for run, _ in runs)
-            )
+            direct = self._goes_direct([run for run, _ in runs])
             for run, data in runs:
                 offset = self._base + run.offset
-                if not direct:
-                    self._disk.write(offset, [data], direct=False)
-                    continue
-                if waiting and offset != end:
-                    self._disk.write(start, waiting, direct=True)
-                    waiting = []
-                if not waiting:
-                    start = offset
-                waiting.append(data)
+                if offset != end or direct != is_direct:
+                    self._disk.write(start, pieces, direct=is_direct)
+                    pieces, start, is_direct = [], offset, direct
+                pieces.append(data)
                 end = offset + run.size
-        self._disk.write(start, waiting, direct=True)
+        self._disk.write(start, pieces, direct=is_direct)
 
     def write_zeros(self, runs: Sequence[Extent]) -> None:
-        whole = self._may_direct and self._disk.is_aligned(runs) and len(runs) <= _SCATTERED
+        whole = self._goes_direct(runs)
         for run in runs:
             there = Extent(self._base + run.offset, run.size)
             if whole:
                 self._disk.write_zeros(there, self._zeros)
             else:
                 self._disk.write(there.offset, [self._zeros[: run.size]], direct=False)
+
+    def _goes_direct(self, runs: Sequence[Extent]) -> bool:
+        """Return whether a chunk of these runs is written past the page cache."""
+        return self._may_direct and len(runs) <= _SCATTERED and self._disk.is_aligned(runs)
 
 
 def without(extents: Iterable[Extent], holes: Sequence[Extent]) -> tuple[Extent, ...]:

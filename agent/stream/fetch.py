@@ -82,7 +82,7 @@ def default_lanes() -> int:
 
 def batch_bytes(lanes: int) -> int:
     """Return how much content each of `lanes` may gather before it writes: whole chunks."""
-    fair = min(_CONTENT_BYTES // max(lanes, 1), _BATCH_BYTES)
+    fair = min(_CONTENT_BYTES // lanes, _BATCH_BYTES)
     return max(fair // CHUNK_BYTES, 1) * CHUNK_BYTES
 
 
@@ -120,7 +120,7 @@ class Lane:
         self._stored = memoryview(bytearray(MAX_STORED_BYTES))
         self.buffer = memoryview(block.aligned_buffer(room_bytes))
         """Holds the content that was given last. Between two runs, others may use it."""
-        self._place = 0
+        self._place = 0  # of the next content in the buffer
         self.fetched_bytes = 0
 
     def batches(self, run: ChunkRun) -> Iterator[list[tuple[IndexEntry, memoryview]]]:
@@ -129,7 +129,6 @@ class Lane:
         They are good until the next are asked for.
         """
         batch: list[tuple[IndexEntry, memoryview]] = []
-        self._place = 0
         for entry, content in self.contents(run):
             batch.append((entry, content))
             self._place = align_up(self._place + len(content), mmap.PAGESIZE)
@@ -138,7 +137,6 @@ class Lane:
                 batch, self._place = [], 0
         if batch:
             yield batch
-            self._place = 0
 
     def contents(self, run: ChunkRun) -> Iterator[tuple[IndexEntry, memoryview]]:
         """Yield each chunk of `run` with its content, good until the next is asked for.
@@ -147,6 +145,7 @@ class Lane:
         the next source if there are several, before ChunkCorrupt names it.
         """
         assert run.pack is not None
+        self._place = 0
         tries = Tries(self._retry)
         at, again = 0, False
         while at < len(run.entries):

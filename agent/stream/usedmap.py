@@ -151,15 +151,10 @@ def _ext(run: Runner, device: Path, size_bytes: int) -> UsedMap:
     dumpe2fs.check_clean(facts, device)
     _check_size(device, facts.size_bytes, size_bytes)
     found = ext_bitmaps.ext_map(device)
-    check = _by_partclone(run, device, "extfs", size_bytes, found.used)
     if "bigalloc" in facts.features:  # partclone's maps are wrong here
-        check = _by_e2fsck(run, device)
+        return UsedMap(found.kept, lambda stop: ext.check_ext(run, device, stop), zeros=found.zeros)
+    check = _by_partclone(run, device, "extfs", size_bytes, found.used)
     return UsedMap(found.kept, check, zeros=found.zeros)
-
-
-def _by_e2fsck(run: Runner, device: Path) -> SecondOpinion:
-    """Return a look at every inode, and whether the bitmaps are what all of them use."""
-    return lambda stop: ext.check_ext(run, device, stop)
 
 
 def _xfs(run: Runner, device: Path, size_bytes: int) -> UsedMap:

@@ -133,15 +133,18 @@ def is_one_of_several(device: Path) -> bool:
     """Return whether `device` has the superblock of a btrfs that has other devices as well."""
     if block.size_bytes(device) < _SUPER_AT + _SUPER_BYTES:
         return False
+    data = _superblock(device)
+    return data[64:72] == _MAGIC and int.from_bytes(data[136:144], "little") > 1
+
+
+def _superblock(device: Path) -> bytes:
     with block.opened(device, os.O_RDONLY) as fd:
-        is_btrfs = read_at(fd, _SUPER_AT, _SUPER_BYTES, device)[64:72] == _MAGIC
-    return is_btrfs and btrfs_facts(device).devices > 1
+        return read_at(fd, _SUPER_AT, _SUPER_BYTES, device)
 
 
 def btrfs_facts(device: Path) -> BtrfsFacts:
     """Return what the superblock of `device` says. Raises AgentError if it is no btrfs."""
-    with block.opened(device, os.O_RDONLY) as fd:
-        data = read_at(fd, _SUPER_AT, _SUPER_BYTES, device)
+    data = _superblock(device)
     if data[64:72] != _MAGIC:
         raise AgentError(f"{device} holds no btrfs")
     generation, root, chunk_root, log_root = struct.unpack_from("<QQQQ", data, 72)
@@ -203,8 +206,8 @@ def _merged(chunks: list[_Chunk], facts: BtrfsFacts) -> Iterator[tuple[int, int]
     """Yield what is used of one device, in its order."""
     size_bytes = facts.size_bytes
     places = [
-        (place, runs)
-        for chunk, runs in ((chunk, chunk.runs()) for chunk in chunks)
+        (place, chunk.runs())
+        for chunk in chunks
         for device, place in chunk.places
         if device == facts.device_id
     ]

@@ -76,10 +76,10 @@ def _free_bounds(disk: Reader, shape: Shape, groups: Groups) -> Iterator[tuple[i
     total = 0
     first = shape.first_block
     cluster = shape.cluster_blocks
-    size = cluster * shape.block_bytes
+    size, whole = cluster * shape.block_bytes, shape.blocks * shape.block_bytes
     for number, (claimed, flags) in enumerate(zip(groups.free, groups.flags, strict=True)):
         count = -(-min(shape.group_blocks, shape.blocks - first) // cluster)
-        begin, end_of_all = first * shape.block_bytes, shape.blocks * shape.block_bytes
+        begin = first * shape.block_bytes
         runs: Iterable[tuple[int, int]]
         if flags & BLOCK_UNINIT:
             parts = [(one // cluster, -(-end // cluster)) for one, end in taken.get(number, ())]
@@ -90,7 +90,7 @@ def _free_bounds(disk: Reader, shape: Shape, groups: Groups) -> Iterator[tuple[i
         found = 0
         for start, end in runs:
             found += end - start
-            yield begin + start * size, min(begin + end * size, end_of_all)
+            yield begin + start * size, min(begin + end * size, whole)
         if found != claimed:
             raise _disagreement(disk.device, f"group {number} has {claimed}", found)
         total += found

@@ -22,6 +22,15 @@ def scratch_4k() -> Iterator[Path]:
         yield found[0]
 
 
+@pytest.fixture
+def mounted_on(tmp_path: Path) -> Iterator[Path]:
+    """A folder to mount on; what is left there is unmounted."""
+    where = tmp_path / "mounted"
+    where.mkdir()
+    yield where
+    subprocess.run(["umount", where], check=False, capture_output=True)
+
+
 def _blank(*serials: str) -> Iterator[list[Path]]:
     disks = [(_BY_ID / f"virtio-{serial}").resolve() for serial in serials]
     for disk in disks:

@@ -3,7 +3,7 @@
 import random
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -289,6 +289,25 @@ def btrfs_subvolumes(bench: Bench) -> Source:
             Mount(f"{disk}p2", DATA, "btrfs", "subvol=@srv,compress=zstd"),
         ),
     )
+
+
+@contextmanager
+def mounted_btrfs(devices: Sequence[Path], where: Path, options: str = "rw") -> Iterator[Path]:
+    """Mount a btrfs on several devices."""
+    where.mkdir(exist_ok=True)
+    named = ",".join([options, *(f"device={one}" for one in devices)])
+    sh("mount", "-t", "btrfs", "-o", named, devices[0], where)
+    try:
+        yield where
+    finally:
+        sh("umount", where)
+
+
+def scrub(where: Path) -> None:
+    """Let btrfs read every copy and all parity at `where`, and demand that nothing is wrong."""
+    sh("btrfs", "scrub", "start", "-B", "-r", where)
+    errors = sh("btrfs", "device", "stats", "--check", where)
+    assert all(line.split()[-1] == "0" for line in errors.splitlines())
 
 
 _HOOKS = "usr/share/initramfs-tools/hooks"

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -71,14 +70,6 @@ KINDS = {
     "fat32": Kind(Vfat(uuid="93E1-EE89", label="ESP", bits=32, sector_bytes=512), unix=False),
     "fat16": Kind(Vfat(uuid="93E1-EE89", label="ESP", bits=16, sector_bytes=512), unix=False),
 }
-
-
-@pytest.fixture
-def mounted_on(tmp_path: Path) -> Iterator[Path]:
-    where = tmp_path / "mounted"
-    where.mkdir()
-    yield where
-    subprocess.run(["umount", where], check=False, capture_output=True)
 
 
 @pytest.fixture
@@ -158,10 +149,10 @@ def digest(where: Path, kind: Kind) -> dict[str, object]:
     return found
 
 
-def spoil(device: Path) -> None:
+def spoil(device: Path, size_bytes: int = SOURCE_BYTES) -> None:
     """Leave no byte of the old contents, and no zero."""
     with device.open("r+b", buffering=0) as file:
-        for _ in range(SOURCE_BYTES // (8 * MiB)):
+        for _ in range(size_bytes // (8 * MiB)):
             file.write(b"\xa5" * (8 * MiB))
         os.fsync(file.fileno())
 

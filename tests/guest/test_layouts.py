@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +45,15 @@ from tests.contracts.fake_registry import FakeRegistry
 from tests.contracts.stream_builders import make_client
 from tests.guest import layouts
 from tests.guest.conftest import sh
-from tests.guest.layouts import Bench, Source, drive_of, fill, mounted_all
+from tests.guest.layouts import (
+    Bench,
+    Source,
+    drive_of,
+    fill,
+    mounted_all,
+    mounted_btrfs,
+    scrub,
+)
 from tests.unit.make_plan import make_inventory
 
 KEYS = (DiskKey(passphrase=layouts.KEY),)
@@ -253,7 +261,7 @@ def test_a_btrfs_on_two_disks_comes_along(bench: Bench, tmp_path: Path) -> None:
     system, place = layouts.gpt()(bench), tmp_path / "pair"
     pair = (bench.disk(256), bench.disk(256))
     layouts.make("btrfs", pair[0], "--data=raid1", "--metadata=raid1", str(pair[1]))
-    with mounted_pair(pair, place):
+    with mounted_btrfs(pair, place):
         (place / "known").mkdir()
         for number in range(40):
             (place / f"known/f{number}").write_bytes(os.urandom(number * 9000))
@@ -275,21 +283,9 @@ def test_a_btrfs_on_two_disks_comes_along(bench: Bench, tmp_path: Path) -> None:
         sh("wipefs", "--all", "--quiet", disk)
     sh("btrfs", "device", "scan", "--forget")
     copies = [Path(targets[one.on].path) for one in whole]
-    with mounted_pair(copies, place):
+    with mounted_btrfs(copies, place):
         assert known_in(place) == before
-        sh("btrfs", "scrub", "start", "-B", "-r", place)
-        sh("btrfs", "device", "stats", "--check", place)
-
-
-@contextmanager
-def mounted_pair(disks: Sequence[Path], where: Path) -> Iterator[None]:
-    where.mkdir(exist_ok=True)
-    named = ",".join(f"device={disk}" for disk in disks)
-    sh("mount", "-t", "btrfs", "-o", named, disks[0], where)
-    try:
-        yield
-    finally:
-        sh("umount", where)
+        scrub(place)
 
 
 def known_in(where: Path) -> dict[str, bytes]:

@@ -33,31 +33,32 @@ _ON_LVM: list[dict[str, Any]] = [
     {"id": "m-boot", "type": "mount", "device": "fs-boot", "path": "/boot"},
     {"id": "m-root", "type": "mount", "device": "fs-root", "path": "/"},
 ]
-XFS_ON_LVM: dict[str, Any] = {
-    "version": 1,
-    "config": [
-        {"id": "disk0", "type": "disk", "ptable": "gpt"},
-        {"id": "esp", "type": "partition", "device": "disk0", "size": "128MiB", "flag": "boot"},
-        _BOOT,
-        {"id": "pv", "type": "partition", "device": "disk0"},
-        {"id": "vg", "type": "lvm_volgroup", "name": "vg-sys", "devices": ["pv"]},
+
+
+def on_lvm_of(physical: str, *others: dict[str, Any], more: Sequence[dict[str, Any]] = ()) -> Any:
+    """Return a storage configuration: xfs on LVM on `physical`, which is one of `others`."""
+    disk = {"id": "disk0", "type": "disk", "ptable": "gpt"}
+    group = {"id": "vg", "type": "lvm_volgroup", "name": "vg-sys", "devices": [physical]}
+    return {"version": 1, "config": [disk, *others, group, *more, *_ON_LVM]}
+
+
+XFS_ON_LVM = on_lvm_of(
+    "pv",
+    {"id": "esp", "type": "partition", "device": "disk0", "size": "128MiB", "flag": "boot"},
+    _BOOT,
+    {"id": "pv", "type": "partition", "device": "disk0"},
+    more=(
         {"id": "fs-esp", "type": "format", "volume": "esp", "fstype": "vfat"},
         {"id": "m-esp", "type": "mount", "device": "fs-esp", "path": "/boot/efi"},
-        *_ON_LVM,
-    ],
-}
-XFS_ON_LVM_IN_LUKS: dict[str, Any] = {
-    "version": 1,
-    "config": [
-        {"id": "disk0", "type": "disk", "ptable": "gpt"},
-        {"id": "grub", "type": "partition", "device": "disk0", "size": "1MiB", "flag": "bios_grub"},
-        _BOOT,
-        {"id": "part", "type": "partition", "device": "disk0"},
-        {"id": "crypt", "type": "dm_crypt", "volume": "part", "dm_name": SECRET},
-        {"id": "vg", "type": "lvm_volgroup", "name": "vg-sys", "devices": ["crypt"]},
-        *_ON_LVM,
-    ],
-}
+    ),
+)
+XFS_ON_LVM_IN_LUKS = on_lvm_of(
+    "crypt",
+    {"id": "grub", "type": "partition", "device": "disk0", "size": "1MiB", "flag": "bios_grub"},
+    _BOOT,
+    {"id": "part", "type": "partition", "device": "disk0"},
+    {"id": "crypt", "type": "dm_crypt", "volume": "part", "dm_name": SECRET},
+)
 
 
 @dataclass(frozen=True, slots=True)
