@@ -4,6 +4,7 @@ import io
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -150,6 +151,10 @@ def million(lines: list[Any]) -> None:
     ]
 
 
+def with_field(maker: Maker, at: int, value: int) -> str:
+    return maker.text(put(stored_line(maker), at, value))
+
+
 NUMBERS = {
     "-1": -1,
     "2^31": 2**31,
@@ -161,22 +166,20 @@ NUMBERS = {
 FIELDS = {"number": 0, "pack": 2, "offset": 3, "stored": 4}
 INDEX: dict[str, Callable[[Maker], str]] = {
     **{
-        f"{field} {name}": lambda maker, at=at, value=value: maker.text(
-            put(stored_line(maker), at, value)
-        )
+        f"{field} {name}": partial(with_field, at=at, value=value)
         for field, at in FIELDS.items()
         for name, value in NUMBERS.items()
     },
     **{
-        f"extent at {name}": lambda maker, value=value: maker.text(put(1, 1, [[value, 512]]))
+        f"extent at {name}": partial(Maker.text, change=put(1, 1, [[value, 512]]))
         for name, value in NUMBERS.items()
     },
     **{
-        f"extent of {name}": lambda maker, value=value: maker.text(put(1, 1, [[0, value]]))
+        f"extent of {name}": partial(Maker.text, change=put(1, 1, [[0, value]]))
         for name, value in NUMBERS.items()
     },
     **{
-        f"head: {key} {name}": lambda maker, key=key, value=value: maker.text(head(**{key: value}))
+        f"head: {key} {name}": partial(Maker.text, change=head(**{key: value}))
         for key in ("format", "chunks", "volume_bytes", "chunk_bytes")
         for name, value in NUMBERS.items()
     },
@@ -259,8 +262,10 @@ def skippable() -> bytes:
 
 
 def with_dictionary() -> bytes:
-    samples = [b"[%d,[[%d,512]],-1,0,0,null]" % (n, n * 512) for n in range(2000)]
-    return frame(samples[7], dict_data=zstandard.train_dictionary(4096, samples))
+    samples: list[bytes | bytearray | memoryview] = [
+        b"[%d,[[%d,512]],-1,0,0,null]" % (n, n * 512) for n in range(2000)
+    ]
+    return frame(bytes(samples[7]), dict_data=zstandard.train_dictionary(4096, samples))
 
 
 def twice(key: bytes, data: bytes) -> bytes:
@@ -285,13 +290,18 @@ def first_size(value: str) -> Callable[[bytes], bytes]:
     return change
 
 
+def with_size(maker: Maker, value: int) -> str:
+    return maker.manifest(first_size(str(value))(good_manifest(maker)))
+
+
+def with_number(maker: Maker, key: bytes, was: int, value: int) -> str:
+    """Return a template whose config has another number wherever it had `"key":was`."""
+    text = b'"%b":%d'
+    return maker.config(good_config(maker).replace(text % (key, was), text % (key, value)))
+
+
 MANIFEST: dict[str, Callable[[Maker], str]] = {
-    **{
-        f"size {name}": lambda maker, value=value: maker.manifest(
-            first_size(str(value))(good_manifest(maker))
-        )
-        for name, value in NUMBERS.items()
-    },
+    **{f"size {name}": partial(with_size, value=value) for name, value in NUMBERS.items()},
     "size NaN": lambda maker: maker.manifest(first_size("NaN")(good_manifest(maker))),
     "a key twice": lambda maker: maker.manifest(twice(b'"layers":[]', good_manifest(maker))),
     "two million objects": lambda maker: maker.manifest(
@@ -316,15 +326,11 @@ MANIFEST: dict[str, Callable[[Maker], str]] = {
 
 CONFIG: dict[str, Callable[[Maker], str]] = {
     **{
-        f"format {name}": lambda maker, value=value: maker.config(
-            good_config(maker).replace(b'"format":3', b'"format":%d' % value)
-        )
+        f"format {name}": partial(with_number, key=b"format", was=3, value=value)
         for name, value in NUMBERS.items()
     },
     **{
-        f"volume of {name}": lambda maker, value=value: maker.config(
-            good_config(maker).replace(b'"size_bytes":%d' % SIZE, b'"size_bytes":%d' % value)
-        )
+        f"volume of {name}": partial(with_number, key=b"size_bytes", was=SIZE, value=value)
         for name, value in NUMBERS.items()
     },
     "a key twice": lambda maker: maker.config(twice(b'"name":"other"', good_config(maker))),

@@ -16,6 +16,7 @@ from agent.flows.start import read_bootargs, tell_trouble
 from agent.model.inventory import Drive, Inventory, Nic
 from agent.model.job import Finish
 from agent.system.command import Run
+from agent.trust.claims import TrustedClaim
 from agent.trust.keyring import Keyring
 from tests.contracts.api_server import AGENT, MACHINE, SECOND, Api, make_inventory
 
@@ -56,7 +57,7 @@ def agent_at(api: Api, terminal: Terminal, agent: str = AGENT) -> NetbootedAgent
     )
 
 
-def claim(agent: NetbootedAgent) -> object:
+def claim(agent: NetbootedAgent) -> TrustedClaim:
     found = agent.server.claim(MACHINE, agent.agent, 0, ())
     assert found is not None
     return found
@@ -66,7 +67,7 @@ def test_an_inspection_from_hello_to_done(api: Api, terminal: Terminal) -> None:
     agent = agent_at(api, terminal)
     assert agent.hello(inventory()) == MACHINE
     job = api.make_job()
-    assert agent.do(agent.server.claim(MACHINE, AGENT, 0, ()), inventory()) is Finish.STAY
+    assert agent.do(claim(agent), inventory()) is Finish.STAY
     assert api.job(job)["state"] == "succeeded"
     assert terminal.text.endswith("done\n")
 
@@ -85,7 +86,7 @@ def test_a_disk_that_is_not_there_is_told_here_and_at_the_server(
         serial="REAL",
     )
     place = inventory(disks=(drive,))
-    assert agent.do(agent.server.claim(MACHINE, AGENT, 0, ()), place) is Finish.STAY
+    assert agent.do(claim(agent), place) is Finish.STAY
     failure = api.job(job)["failure"]
     assert failure["status"] == 3
     assert failure["disk"] == "unchanged"

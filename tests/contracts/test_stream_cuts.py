@@ -17,7 +17,7 @@ import pytest
 from agent.errors import AgentError, ServerError
 from agent.store.retry import Retry
 from agent.store.template import Template, open_template
-from agent.stream.capture import VolumeSource
+from agent.stream.chunks import VolumeSource
 from agent.stream.restore import Restored, restore_volume
 from agent.units import Extent, MiB
 from tests.contracts.fake_registry import FakeRegistry, Handler, sha256

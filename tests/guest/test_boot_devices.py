@@ -17,7 +17,8 @@ def test_what_went_through_an_array_is_seen_past_it(scratch: list[Path]) -> None
     members = scratch[:2]
     sh(
         *("mdadm", "--create", _ARRAY, "--run", "--level=1", "--raid-devices=2"),
-        *("--metadata=1.2", "--assume-clean", "--bitmap=none", *members),
+        *("--metadata=1.2", "--assume-clean", "--bitmap=none"),
+        *members,
     )
     state = Path("/sys/block") / _ARRAY.resolve().name / "md"
     places = {

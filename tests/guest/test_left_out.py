@@ -6,7 +6,7 @@ from pathlib import Path
 from agent.identity.survey import survey
 from agent.source.left_out import left_out
 from agent.source.open import opened_system
-from agent.tools.btrfs_map import btrfs_facts, used_extents
+from agent.tools.btrfs_map import used_extents
 from tests.guest.conftest import sh
 from tests.guest.layouts import Bench, btrfs_subvolumes, drive_of, fill, mounted_all
 from tests.guest.test_layouts import RUN, bench
@@ -64,7 +64,7 @@ def used_bytes(device: Path) -> bytes:
     """Return what is captured of a btrfs, all in one."""
     found = []
     with device.open("rb") as file:
-        for extent in used_extents(device, btrfs_facts(device)):
+        for extent in used_extents(device):
             file.seek(extent.offset)
             found.append(file.read(extent.size))
     return b"".join(found)

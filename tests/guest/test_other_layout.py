@@ -16,6 +16,7 @@ from agent.model.plan import Plan
 from agent.model.storage import Shape
 from agent.store.template import Template
 from agent.system.mount import Part, mounted_system
+from agent.tools import copy_files
 from agent.tools.copy_files import Copied
 from tests.guest import layouts
 from tests.guest.conftest import sh
@@ -86,7 +87,7 @@ def test_a_copy_that_went_bad_is_named(
     verify: Verify, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     where = tmp_path / "mnt"
-    copy_tree = agent.reshape.copy_tree
+    copy_tree = copy_files.copy_tree
     name = "known/f1" if verify is Verify.FULL else "boot/grub/grub.cfg"
 
     def spoilt(run: Any, source: Path, target: Path, *more: Any, **named: Any) -> Copied:

@@ -63,7 +63,7 @@ class World:
                 RegistryTarget(self.client),
                 make_config(there.volume),
                 [there],
-                [].append if heard is None else heard.append,
+                (lambda _: None) if heard is None else heard.append,
                 tag="latest",
                 lanes=2,
                 damage=damage,

@@ -5,7 +5,7 @@ import os
 import random
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from pathlib import Path
 
@@ -149,7 +149,7 @@ def travel(
     return used, copy
 
 
-def same_where_used(used: tuple[Extent, ...], image: Path, copy: Path) -> None:
+def same_where_used(used: Iterable[Extent], image: Path, copy: Path) -> None:
     one, other = image.read_bytes(), copy.read_bytes()
     at = 0
     for extent in used:

@@ -59,6 +59,16 @@ def overwrite(path: Path, at: int, data: bytes) -> None:
         file.write(data)
 
 
+def relinked(path: Path, to: str) -> None:
+    path.unlink()
+    path.symlink_to(to)
+
+
+def no_link(path: Path) -> None:
+    path.unlink()
+    path.write_text("nowhere")
+
+
 SPOILT: dict[str, tuple[str, Callable[[Path], object]]] = {
     "a bit": ("usr/d3/f53 .* at 0", lambda two: overwrite(two / "usr/d3/f53", 7, b"!")),
     "far in a file": (
@@ -70,11 +80,11 @@ SPOILT: dict[str, tuple[str, Callable[[Path], object]]] = {
     "gone": ("usr/d1/f1 is not there", lambda two: (two / "usr/d1/f1").unlink()),
     "a link": (
         "link .* where it leads",
-        lambda two: ((two / "link").unlink(), (two / "link").symlink_to("nothere")),
+        lambda two: relinked(two / "link", "nothere"),
     ),
     "a file for a link": (
         "link .* kind or size",
-        lambda two: ((two / "link").unlink(), (two / "link").write_text("nowhere")),
+        lambda two: no_link(two / "link"),
     ),
     "a name of any bytes": (
         r"not-utf8-\\xff",

@@ -10,7 +10,7 @@ from agent.errors import PlanRefused
 from agent.model import layout as lay
 from agent.model.inventory import Found
 from agent.model.job import Identity
-from agent.model.nodes import PENDING_TYPE
+from agent.model.nodes import PENDING_TYPE, Disk
 from agent.model.template import Firmware, Hole
 from agent.planning.deploy import plan_deploy
 from agent.planning.refusals import objections
@@ -201,7 +201,7 @@ OBJECTIONS: dict[str, tuple[dict[str, Any], str]] = {
                 lay.Layout(
                     nodes=tuple(
                         msgspec.structs.replace(node, table=None)
-                        if isinstance(node, lay.Disk)
+                        if isinstance(node, Disk)
                         else node
                         for node in make_layout().nodes
                     ),
