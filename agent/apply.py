@@ -262,7 +262,7 @@ def carry_out(
                 host.efivars,
                 host.inventory.arch,
                 step,
-                plan,
+                devices,
                 done.heads.get(step.volume, b""),
             ):
                 done.warnings.append(text)
@@ -275,7 +275,9 @@ def carry_out(
             for last in step.disks:
                 if last.boot_code:
                     done.codes[last.disk] = host.source.small(last.boot_code, BOOT_CODE_BYTES)
-            write_commit(host.run, plan, step, done.heads, done.codes, _verified(plan, done))
+            write_commit(
+                host.run, plan, step, devices.paths, done.heads, done.codes, _verified(plan, done)
+            )
         case _:
             assert_never(step)
 
@@ -328,7 +330,14 @@ def _make_harmless(
         with contextlib.suppress(Exception):  # the report may be what failed
             report(Logged(level=Level.WARNING, message=message))
 
-    for complaint in (*devices.close_all(), *invalidate(host.run, plan)):
+    disks = {disk.id: Path(disk.target.path) for disk in plan.disks}
+    arrays = {
+        array.id: devices.paths[array.id]
+        for array in plan.layout.tabled_arrays
+        if array.id in devices.paths
+    }
+    complaints = [*invalidate(host.run, plan, arrays), *devices.close_all()]
+    for complaint in (*complaints, *invalidate(host.run, plan, disks)):
         say(f"could not undo: {complaint}")
     text = str(error) or type(error).__name__
     record = DiskRecord(

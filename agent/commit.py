@@ -19,7 +19,7 @@ from agent.model.job import Verify
 from agent.model.layout import Layout, MbrGap
 from agent.model.nodes import Gpt
 from agent.model.plan import Plan, PlannedDisk
-from agent.model.steps import Commit
+from agent.model.steps import Commit, CommittedDisk
 from agent.model.table import PlannedTable
 from agent.model.wire import Value, encode
 from agent.planning.stack import HEAD_BYTES
@@ -62,14 +62,15 @@ def write_commit(
     run: Runner,
     plan: Plan,
     commit: Commit,
+    devices: Mapping[str, Path],
     heads: Mapping[str, bytes],
     codes: Mapping[str, bytes],
     verified: Verified,
 ) -> None:
     """Make the disks of `plan` boot. `heads` has the first bytes of each withheld volume.
 
-    `codes` has the boot code of each disk that gets some. Raises DiskError; then `invalidate` must
-    follow.
+    `devices` is where each disk is, and each array with a table; `codes` has the boot code of each
+    that gets some. Raises DiskError; then `invalidate` must follow.
     """
     if verified.plan_digest != plan.digest:
         raise DiskError("what was verified is not what is to be committed")
@@ -83,7 +84,7 @@ def write_commit(
     if missing:
         raise DiskError(f"there is nothing to commit for {', '.join(missing)}")
     for disk in commit.disks:
-        device = Path(plan.disk(disk.disk).target.path)
+        device = devices[disk.disk]
         if disk.table:
             write_checked_table(run, device, disk.table)
         sector = block.sector_bytes(device)
@@ -92,7 +93,7 @@ def write_commit(
         for head in disk.heads:
             boot_sector.write_at(device, head.offset_bytes, heads[head.volume][:sector])
     for disk in commit.disks:
-        device = Path(plan.disk(disk.disk).target.path)
+        device = devices[disk.disk]
         if disk.table:
             boot_sector.write_boot_code(device, codes.get(disk.disk, b""))
             if isinstance(disk.table.table, Gpt) and disk.table.table.hybrid:
@@ -109,32 +110,31 @@ def write_checked_table(run: Runner, device: Path, table: PlannedTable) -> None:
     block.reread_table(device)
 
 
-def invalidate(run: Runner, plan: Plan) -> tuple[str, ...]:
-    """Make sure that nothing boots from the disks of `plan`. Returns what could not be done.
+def invalidate(run: Runner, plan: Plan, devices: Mapping[str, Path]) -> tuple[str, ...]:
+    """Make sure that nothing boots from `devices`: disks of `plan`, or arrays with a table.
+
+    Returns what could not be done.
 
     Boot code first, then the heads, then the table: each alone already stops one firmware.
     """
     return tuple(
         f"{what} of {device}: {complaint}"
-        for device, what, attempt in _undoing(run, plan)
+        for device, what, attempt in _undoing(run, plan, devices)
         if (complaint := _attempted(attempt))
     )
 
 
-def _undoing(run: Runner, plan: Plan) -> Iterator[tuple[Path, str, Callable[[], None]]]:
-    commit = plan.commit
-    places = (
-        {disk.disk: [head.offset_bytes for head in disk.heads] for disk in commit.disks}
-        if commit
-        else {}
-    )
-    for disk in plan.disks:
-        device = Path(disk.target.path)
+def _undoing(
+    run: Runner, plan: Plan, devices: Mapping[str, Path]
+) -> Iterator[tuple[Path, str, Callable[[], None]]]:
+    committed = {disk.disk: disk for disk in plan.commit.disks} if plan.commit else {}
+    for node, device in devices.items():
+        disk = committed.get(node) or CommittedDisk(disk=node, table=plan.disk(node).table)
         stub = partial(boot_sector.write_boot_code, device, boot_sector.PENDING_STUB)
         yield device, "boot code", stub
-        for place in places.get(disk.id, ()):
-            blank = partial(boot_sector.write_at, device, place, bytes(HEAD_BYTES))
-            yield device, f"head at {place}", blank
+        for head in disk.heads:
+            blank = partial(boot_sector.write_at, device, head.offset_bytes, bytes(HEAD_BYTES))
+            yield device, f"head at {head.offset_bytes}", blank
         if disk.table:
             table = pending(disk.table, plan.job)
             yield device, "table", partial(sfdisk.write_table, run, device, table)

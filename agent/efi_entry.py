@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from agent.devices import Devices
 from agent.errors import AgentError, DiskError
 from agent.model.nodes import Partition
-from agent.model.plan import Plan
 from agent.model.steps import EfiEntry
 from agent.system.command import Runner
 from agent.tools import boot_sector, efibootmgr
@@ -12,16 +12,16 @@ from agent.tools.fat_directory import open_fat
 
 
 def add_efi_entry(
-    run: Runner, efivars: Path, arch: str, step: EfiEntry, plan: Plan, head: bytes
+    run: Runner, efivars: Path, arch: str, step: EfiEntry, devices: Devices, head: bytes
 ) -> str | None:
     """Make the firmware's entry. Without one only the fallback loader boots: then it must exist.
 
     `head` is what is withheld of the ESP until the commit. Some firmware refuses new variables;
     that is worth a warning, which is returned, not the whole deployment.
     """
-    part = plan.layout.node(step.partition)
+    part = devices.layout.node(step.partition)
     assert isinstance(part, Partition)
-    disk, offset = Path(plan.disk(part.on).target.path), part.offset_bytes
+    disk, offset = devices.paths[part.on], part.offset_bytes
 
     def read(at: int, size: int) -> bytes:
         if at + size <= len(head):

@@ -15,7 +15,16 @@ from agent.identity.os import identify_os
 from agent.model.filesystems import fstype_of
 from agent.model.found import FoundContent, FoundSystem, RedactedFile, Survey
 from agent.model.layout import MOST_UNMOUNTED, Btrfs, Ext, F2fs, Xfs
-from agent.model.nodes import LogicalVolume, Luks, Node, NodeId, Partition, VolumeGroup, mapped_name
+from agent.model.nodes import (
+    Array,
+    LogicalVolume,
+    Luks,
+    Node,
+    NodeId,
+    Partition,
+    VolumeGroup,
+    mapped_name,
+)
 from agent.model.steps import MountPoint
 from agent.system.command import Runner
 from agent.system.fiemap import NoPlace, file_extents
@@ -234,6 +243,8 @@ def _names(node: Node, found: FoundSystem) -> tuple[str, ...]:
             return (f"/dev/{group.name}/{name}", f"/dev/mapper/{joined}")
         case Luks(name=str() as name):
             return (f"/dev/mapper/{name}",)
+        case Partition(on=on, number=number) if isinstance(array := found.node(on), Array):
+            return tuple(f"{name}p{number}" for name in _names(array, found))
         case Partition() | VolumeGroup() | Luks():
             return ()
         case _:

@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 
 from agent.model.layout import Content, Layout
-from agent.model.nodes import Bytes, Node, NodeId
+from agent.model.nodes import Bytes, Node, NodeId, SectorBytes
 from agent.model.plan import Target
 from agent.model.steps import MountPoint, Place, Run
 from agent.model.template import Firmware, OsIdentity, Redaction, TemplateName
@@ -81,9 +81,10 @@ class FoundContent(Value, frozen=True, kw_only=True):
 
 
 class FoundDisk(Value, frozen=True, kw_only=True):
-    """What a source disk holds outside of its partitions."""
+    """What a source disk, or an array with a table, holds outside of its partitions."""
 
     id: NodeId
+    sector_bytes: SectorBytes = 512
     boot_code: bool = False
     """The first 440 bytes hold something, and not our own stub."""
     gap_bytes: Bytes = 0

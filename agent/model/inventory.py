@@ -134,5 +134,7 @@ class Inventory(Value, frozen=True, kw_only=True):
     memory_bytes: int
     disks: tuple[Drive, ...]
     raid_controllers: tuple[RaidController, ...] = ()
+    imsm: bool = False
+    """The firmware knows Intel's RAID (RST, VROC), and may boot from a volume of it."""
     md_arrays: tuple[MdArray, ...] = ()
     nics: tuple[Nic, ...] = ()

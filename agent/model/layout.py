@@ -8,7 +8,7 @@ from typing import Annotated
 
 import msgspec
 
-from agent.model.nodes import Bytes, Disk, Guid, Node, NodeId, Partition
+from agent.model.nodes import Array, Bytes, Disk, Guid, Holder, Node, NodeId, Partition
 from agent.model.wire import Value
 
 
@@ -186,7 +186,20 @@ class Layout(Value, frozen=True, kw_only=True):
     def disks(self) -> tuple[Disk, ...]:
         return tuple(node for node in self.nodes if isinstance(node, Disk))
 
+    @property
+    def tabled_arrays(self) -> tuple[Array, ...]:
+        """Return the arrays that are used as if they were disks."""
+        return tuple(
+            node
+            for node in self.nodes
+            if isinstance(node, Array) and (node.table or self.partitions(node.id))
+        )
+
+    def sector_bytes(self, holder: Holder) -> int:
+        """Return the size of the sectors that a table on `holder` counts in."""
+        return max((disk.sector_bytes for disk in self.disks_of(holder.id)), default=512)
+
     def partitions(self, disk_id: str) -> tuple[Partition, ...]:
-        """Return the partitions of one disk, in disk order."""
+        """Return the partitions of one disk or array, in the order of their places."""
         found = (n for n in self.nodes if isinstance(n, Partition) and n.on == disk_id)
         return tuple(sorted(found, key=lambda part: part.offset_bytes))

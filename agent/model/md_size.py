@@ -26,6 +26,11 @@ def why_not(array: Array) -> str | None:
         return "the kernel of the boot image (6.12) has no linear arrays"
     if array.level is MdLevel.RAID0 and array.metadata is MdMetadata.V0_90:
         return "mdadm (4.4) makes no RAID 0 with metadata 0.90"
+    if array.metadata is MdMetadata.IMSM and None in array.members:
+        return (
+            "Intel's RAID cannot be made with a member missing: rebuild it on the source; if it is "
+            "left from an earlier use of the disk, mdadm --zero-superblock"
+        )
     return None
 
 

@@ -85,7 +85,7 @@ class Disk(Value, frozen=True, kw_only=True, tag="disk", tag_field="kind"):
 
 
 class Partition(Value, frozen=True, kw_only=True, tag="partition", tag_field="kind"):
-    """One partition; `offset_bytes` counts from the start of the disk that it is `on`."""
+    """One partition; `offset_bytes` counts from the start of the disk or array that it is `on`."""
 
     id: NodeId
     on: NodeId
@@ -149,10 +149,16 @@ class Array(Value, frozen=True, kw_only=True, tag="md", tag_field="kind"):
     name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.:+-]{0,32}$(?!\n)")] = ""
     bitmap: bool = False
     size_bytes: Bytes
+    table: Table | None = None
+    """A partition table inside it: the array is used as if it were a disk."""
 
     @property
     def below(self) -> tuple[str, ...]:
         return (*(member for member in self.members if member), *self.spares)
+
+
+Holder = Disk | Array
+"""What a partition table can be on."""
 
 
 class LuksKdf(StrEnum):

@@ -302,6 +302,8 @@ class WithheldHead(Value, frozen=True, kw_only=True):
 
 
 class CommittedDisk(Value, frozen=True, kw_only=True):
+    """What is written last on a disk, or on an array that is used as if it were one."""
+
     disk: NodeId
     table: PlannedTable | None
     heads: tuple[WithheldHead, ...] = ()

@@ -38,6 +38,7 @@ from agent.model.nodes import (
     PENDING_TYPE,
     Array,
     Disk,
+    Holder,
     LogicalVolume,
     Luks,
     Node,
@@ -141,7 +142,7 @@ def unfitness(
             yield f"{drive.path} is in use by {', '.join(drive.users)}"
     yield from found.unfit
     for node in found.nodes:
-        if isinstance(node, Disk) and node.table is not None:
+        if isinstance(node, Disk | Array) and node.table is not None:
             yield from _about_partitions(found, node)
     for content in found.contents:
         yield from _about_content(found, content)
@@ -173,7 +174,7 @@ def template_config(
     )
 
 
-def _about_partitions(found: FoundSystem, disk: Disk) -> Iterator[str]:
+def _about_partitions(found: FoundSystem, disk: Holder) -> Iterator[str]:
     path = found.paths[disk.id]
     parts = [node for node in found.nodes if isinstance(node, Partition) and node.on == disk.id]
     if not parts:
@@ -230,17 +231,17 @@ def _boots(found: FoundSystem) -> tuple[Firmware, ...]:
 def _boot_volumes(found: FoundSystem, disk: FoundDisk) -> Iterator[tuple[Volume, CaptureVolume]]:
     first = disk.id == found.disks[0].id
     node = found.node(disk.id)
-    assert isinstance(node, Disk)
+    assert isinstance(node, Disk | Array)
     if disk.boot_code:
         name = "boot-code" if first else f"boot-code-{disk.id}"
         yield _whole(name, found, node, BootCode(), 0, BOOT_CODE_BYTES)
     if disk.gap_bytes:
         name = "mbr-gap" if first else f"mbr-gap-{disk.id}"
-        yield _whole(name, found, node, MbrGap(), node.sector_bytes, disk.gap_bytes)
+        yield _whole(name, found, node, MbrGap(), disk.sector_bytes, disk.gap_bytes)
 
 
 def _whole(
-    name: str, found: FoundSystem, disk: Disk, content: Content, offset: int, size: int
+    name: str, found: FoundSystem, disk: Holder, content: Content, offset: int, size: int
 ) -> tuple[Volume, CaptureVolume]:
     volume = Volume(
         id=name,
@@ -263,7 +264,7 @@ def _whole(
 
 def _place(found: FoundSystem, node_id: str) -> Place:
     node = found.node(node_id)
-    if isinstance(node, Partition):
+    if isinstance(node, Partition) and isinstance(found.node(node.on), Disk):
         return Place(node=node.on, offset_bytes=node.offset_bytes)
     return Place(node=node_id)
 

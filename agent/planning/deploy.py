@@ -1,7 +1,6 @@
 """The deploy decision: which steps put a template on disks, or every reason why not. Pure."""
 
 from collections.abc import Iterator, Mapping
-from typing import Final
 
 from agent.errors import PlanRefused
 from agent.model.inventory import Drive, Inventory
@@ -24,21 +23,17 @@ from agent.model.plan import Plan, PlannedDisk, Target
 from agent.model.steps import (
     Checked,
     CheckFilesystems,
-    Commit,
     DeployStep,
     EfiEntry,
-    EraseSignatures,
     GrowVolume,
     MakeSwap,
     RestoreVolume,
-    Run,
     VerifyVolume,
     WritePendingTable,
 )
 from agent.model.storage import Shape, Storage
 from agent.model.template import Firmware, TemplateConfig
 from agent.planning.damage import damage_lines
-from agent.planning.free_space import both_ends
 from agent.planning.new_shape import new_shape
 from agent.planning.presets import nearest_shape, storage_for
 from agent.planning.programs import missing_programs
@@ -49,8 +44,9 @@ from agent.planning.soundness import about_layout
 from agent.planning.stack import (
     UnixFiles,
     closing,
-    committed,
+    committing,
     configuring,
+    erasing,
     legs_of,
     making,
     name_of,
@@ -61,10 +57,6 @@ from agent.planning.stack import (
 )
 from agent.planning.tables import pending
 from agent.planning.thin import overcommitted
-from agent.units import Extent, MiB
-
-EDGE_BYTES: Final = 8 * MiB
-"""How much is erased at each end: LUKS2 keeps a second header at 4 MiB, nothing lies deeper."""
 
 
 def plan_deploy(
@@ -101,9 +93,9 @@ def plan_deploy(
         for disk in layout.disks
     )
     after = (
-        _same_steps(inventory, template, spec, layout, disks)
+        _same_steps(inventory, template, spec, layout, job)
         if wanted is None
-        else reshape_steps(inventory, template, spec, layout, disks)
+        else reshape_steps(inventory, template, spec, layout, job)
     )
     return Plan(
         template=spec.template,
@@ -161,8 +153,8 @@ def wanted_storage(
 
 
 def _erasing(layout: Layout, disks: tuple[PlannedDisk, ...], job: str) -> Iterator[DeployStep]:
-    for disk in disks:
-        yield EraseSignatures(disk=disk.id, runs=_edges(layout, disk))
+    for node in layout.disks:
+        yield erasing(layout, node)
     for disk in disks:
         if disk.table:
             yield WritePendingTable(disk=disk.id, table=pending(disk.table, job))
@@ -173,9 +165,9 @@ def _same_steps(
     template: TemplateConfig,
     spec: DeploySpec,
     layout: Layout,
-    disks: tuple[PlannedDisk, ...],
+    job: str,
 ) -> Iterator[DeployStep]:
-    yield from making(layout)
+    yield from making(layout, job)
     data = [v for v in layout.volumes if not isinstance(v.content, Swap | BootCode)]
     for volume in data:
         yield RestoreVolume(
@@ -206,14 +198,7 @@ def _same_steps(
             )
     yield from _growing(template.layout, layout, spec.grow)
     yield from finishing(inventory, template, spec, layout)
-    yield Commit(disks=tuple(committed(layout, disk) for disk in disks))
-
-
-def _edges(layout: Layout, disk: PlannedDisk) -> tuple[Run, ...]:
-    edges = [*both_ends(Extent(0, disk.target.size_bytes), EDGE_BYTES)]
-    for part in layout.partitions(disk.id):
-        edges += both_ends(part.extent, EDGE_BYTES)
-    return _merged(edges)
+    yield from committing(layout)
 
 
 def _growing(was: Layout, layout: Layout, grow: str | None) -> Iterator[GrowVolume]:
@@ -277,14 +262,3 @@ def _degraded(layout: Layout) -> Iterator[str]:
                 f"{node.id} ({node.level}) was degraded when it was captured and is made so "
                 f"again: add a disk with mdadm --add"
             )
-
-
-def _merged(extents: list[Extent]) -> tuple[Run, ...]:
-    """Return `extents` in order, those that touch made one."""
-    merged: list[Extent] = []
-    for extent in sorted(extents):
-        if merged and extent.offset <= merged[-1].end:
-            last = merged.pop()
-            extent = Extent(last.offset, max(last.end, extent.end) - last.offset)
-        merged.append(extent)
-    return tuple((extent.offset, extent.size) for extent in merged)

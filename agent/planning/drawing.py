@@ -58,7 +58,7 @@ def _bar(layout: Layout, disk: Disk) -> Iterator[str]:
 def _below(layout: Layout, node: Node, indent: str) -> Iterator[str]:
     """Yield what stands on `node`, each line with what stands on that below it."""
     children: list[Node | Volume] = [*layout.above(node.id)]
-    if isinstance(node, Disk):
+    if isinstance(node, Disk | Array):
         children = [*layout.partitions(node.id), *(one for one in children if not _is_part(one))]
     children += [v for v in layout.volumes if v.on == node.id and _is_shown(v)]
     for number, child in enumerate(children):

@@ -8,7 +8,7 @@ from agent.model.filesystems import can_grow, fits_sectors
 from agent.model.inventory import Drive, Found, Inventory
 from agent.model.job import DeploySpec
 from agent.model.layout import BootCode, MbrGap, Raw, Vfat
-from agent.model.nodes import Array, Disk, Gpt, Luks, Mbr
+from agent.model.nodes import Array, Disk, Gpt, Holder, Luks, Mbr, MdMetadata
 from agent.model.template import FORMAT_VERSION, TemplateConfig
 from agent.network import intended_network, missing_cards, render_network
 from agent.planning.damage import DAMAGE_CONSENT, damage_lines
@@ -129,6 +129,17 @@ def _about_machine(inventory: Inventory, template: TemplateConfig, *, same: bool
         modes = " and ".join(_KIND_WORDS[mode] for mode in template.boots) or "no firmware"
         started = _KIND_WORDS.get(inventory.firmware, "an unknown firmware")
         yield f"this machine was started by {started}, {template.name} boots on {modes}"
+    volumes = [
+        node.id
+        for node in template.layout.nodes
+        if isinstance(node, Array) and node.metadata is MdMetadata.IMSM
+    ]
+    if same and volumes and not inventory.imsm:
+        yield (
+            f"{', '.join(volumes)} of {template.name} is a volume of Intel's RAID, which is not in "
+            "this machine's firmware, or turned off there (another layout copies the files: "
+            "layout auto)"
+        )
     here, there = _architecture(inventory.arch), _architecture(template.source.arch)
     if here != there:
         yield f"this machine is {here}, {template.name} was captured on {there}"
@@ -225,8 +236,13 @@ def _about_sectors(template: TemplateConfig, disk: Disk, drive: Drive) -> Iterat
         f"{template.name} was captured from sectors of {disk.sector_bytes} bytes, "
         f"{drive.path} has sectors of {drive.sector_bytes}"
     )
-    room = Room(drive.size_bytes, drive.sector_bytes, is_mbr=isinstance(disk.table, Mbr))
-    reasons = [*sector_objections(template.layout.partitions(disk.id), room)]
+    reasons: list[str] = []
+    holders: tuple[Holder, ...] = (disk, *template.layout.tabled_arrays)
+    for holder in holders:
+        if disk in template.layout.disks_of(holder.id):
+            size = drive.size_bytes if holder is disk else holder.size_bytes
+            room = Room(size, drive.sector_bytes, is_mbr=isinstance(holder.table, Mbr))
+            reasons += sector_objections(template.layout.partitions(holder.id), room)
     reasons += [
         f"{volume.mount or volume.id} counts in smaller sectors"
         for volume in template.layout.volumes

@@ -21,11 +21,9 @@ from agent.model.layout import (
     Volume,
 )
 from agent.model.nodes import BIOS_BOOT_TYPE, NodeId, Partition
-from agent.model.plan import PlannedDisk
 from agent.model.steps import (
     Checked,
     CheckFilesystems,
-    Commit,
     CopiedVolume,
     CopyFiles,
     DeployStep,
@@ -40,7 +38,7 @@ from agent.model.template import Firmware, TemplateConfig
 from agent.planning.stack import (
     UnixFiles,
     closing,
-    committed,
+    committing,
     configuring,
     making,
     name_of,
@@ -129,10 +127,10 @@ def reshape_steps(
     template: TemplateConfig,
     spec: DeploySpec,
     layout: Layout,
-    disks: tuple[PlannedDisk, ...],
+    job: str,
 ) -> Iterator[DeployStep]:
-    """Yield the steps after the pending tables."""
-    yield from making(layout)
+    """Yield the steps after the pending tables of the disks."""
+    yield from making(layout, job)
     for volume in layout.volumes:
         if isinstance(volume.content, Swap):
             yield MakeSwap(
@@ -187,7 +185,7 @@ def reshape_steps(
             name = label if number == 0 else f"{label} ({volume.on})"
             yield EfiEntry(volume=volume.id, partition=volume.on, label=name)
     yield from closing(layout)
-    yield Commit(disks=tuple(committed(layout, disk, renewed=True) for disk in disks))
+    yield from committing(layout, renewed=True)
 
 
 def boot_disks(layout: Layout) -> tuple[NodeId, ...]:

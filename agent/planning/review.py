@@ -84,8 +84,15 @@ def _afterwards(plan: Plan, disk: PlannedDisk, where: str) -> Iterator[str]:
     if disk.table is None:
         yield f"No table{where} afterwards: it holds {_holds(plan, disk.id)}"
         return
-    yield f"Partitions{where} afterwards:"
+    yield from _partitions(plan, disk.id, where)
     parts = plan.layout.partitions(disk.id)
+    rest = disk.target.size_bytes - max((part.extent.end for part in parts), default=0)
+    if rest >= 4 * 1024 * 1024:
+        yield f"  {format_bytes(rest)} at the end of the disk stay free"
+
+
+def _partitions(plan: Plan, node_id: str, where: str) -> Iterator[str]:
+    yield f"Partitions{where} afterwards:"
     yield from _table(
         ("no", "start", "size", "type", "holds"),
         [
@@ -96,12 +103,9 @@ def _afterwards(plan: Plan, disk: PlannedDisk, where: str) -> Iterator[str]:
                 _TYPES.get(part.type, part.type),
                 "logical partitions" if part.is_extended else _holds(plan, part.id),
             )
-            for part in parts
+            for part in plan.layout.partitions(node_id)
         ],
     )
-    rest = disk.target.size_bytes - max((part.extent.end for part in parts), default=0)
-    if rest >= 4 * 1024 * 1024:
-        yield f"  {format_bytes(rest)} at the end of the disk stay free"
 
 
 def _above(plan: Plan) -> Iterator[str]:
@@ -119,11 +123,15 @@ def _above(plan: Plan) -> Iterator[str]:
             case _:
                 continue
         size = "" if isinstance(node, VolumeGroup) else format_bytes(node.size_bytes)
-        rows.append((node.id, size, kind, _holds(plan, node.id)))
+        tabled = isinstance(node, Array) and node.table is not None
+        rows.append((node.id, size, kind, "a table" if tabled else _holds(plan, node.id)))
     if rows:
         yield ""
         yield "Arrays, encryption and volumes afterwards:"
         yield from _table(("node", "size", "what", "holds"), rows)
+    for array in plan.layout.tabled_arrays:
+        yield ""
+        yield from _partitions(plan, array.id, f" on {array.id}")
 
 
 def render_capture(plan: CapturePlan) -> str:

@@ -4,8 +4,9 @@ Nothing moves but swap behind the partition that grows: boot code knows some par
 place. What a partition gains goes up through arrays, LUKS and groups to the volume that is grown.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 from msgspec.structs import replace
 
@@ -17,17 +18,19 @@ from agent.model.nodes import (
     Array,
     Disk,
     Gpt,
+    Holder,
     LogicalVolume,
     Luks,
     LvKind,
     Mbr,
-    MdMetadata,
     Node,
     Partition,
     VolumeGroup,
 )
 from agent.planning.tables import Room, grown, moved_hybrid
 from agent.units import MiB, align_down, format_bytes
+
+Grown = TypeVar("Grown", Array, Luks, VolumeGroup, LogicalVolume)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +62,10 @@ def same_shape(layout: Layout, drives: Mapping[str, Drive], grow: str | None) ->
         note = f"the template does not say what its system mounts at {grow}: nothing grows"
         return Shaped(_with(layout, disks), (note,))
     below = frozenset(node.id for node in layout.carriers(volume.on))
-    changed: dict[str, Node] = dict(disks)
-    notes = []
-    for disk in disks.values():
-        parts, blocked = _grown_on(layout, disk, below, grow)
-        changed |= {part.id: part for part in parts}
-        notes += [blocked] if blocked else []
-    grown_nodes = dict(_gains(layout, changed, below))
-    return Shaped(_hybrids_moved(layout, _with(layout, changed | grown_nodes)), tuple(notes))
+    rising = _Rising(layout, below, grow, dict(disks))
+    for node in layout.nodes:
+        rising.see(node)
+    return Shaped(_hybrids_moved(layout, _with(layout, rising.changed)), tuple(rising.notes))
 
 
 def growing_volume(layout: Layout, grow: str | None) -> Volume | None:
@@ -82,30 +81,31 @@ def _with(layout: Layout, changed: Mapping[str, Node]) -> Layout:
 def _hybrids_moved(was: Layout, now: Layout) -> Layout:
     """Return `now` with hybrid MBRs that name the partitions where they are."""
     changed: dict[str, Node] = {}
-    for old, new in zip(was.disks, now.disks, strict=True):
-        if isinstance(old.table, Gpt) and old.table.hybrid:
+    holders: tuple[Holder, ...] = (*now.disks, *now.tabled_arrays)
+    for holder in holders:
+        if isinstance(holder.table, Gpt) and holder.table.hybrid:
             entries = moved_hybrid(
-                old.table.hybrid,
-                was.partitions(old.id),
-                old.sector_bytes,
-                now.partitions(new.id),
-                new.sector_bytes,
+                holder.table.hybrid,
+                was.partitions(holder.id),
+                was.sector_bytes(holder),
+                now.partitions(holder.id),
+                now.sector_bytes(holder),
             )
-            changed[new.id] = replace(new, table=replace(old.table, hybrid=entries))
+            changed[holder.id] = replace(holder, table=replace(holder.table, hybrid=entries))
     return _with(now, changed)
 
 
 def _grown_on(
-    layout: Layout, disk: Disk, below: frozenset[str], grow: str
+    layout: Layout, disk: Holder, sector_bytes: int, below: frozenset[str], grow: str
 ) -> tuple[tuple[Partition, ...], str | None]:
-    """Return the partitions of one disk, the last of `below` grown, and why it is not, if so."""
+    """Return the partitions of `disk`, the last of `below` grown, and why it is not, if so."""
     parts = layout.partitions(disk.id)
     wanted = [part for part in parts if part.id in below]
     if not wanted:
         return parts, None
     at = wanted[-1]
     swaps = {volume.on for volume in layout.volumes if isinstance(volume.content, Swap)}
-    room = Room(disk.size_bytes, disk.sector_bytes, is_mbr=isinstance(disk.table, Mbr))
+    room = Room(disk.size_bytes, sector_bytes, is_mbr=isinstance(disk.table, Mbr))
     end = max(part.extent.end for part in parts)
     behind = [p for p in parts if p.offset_bytes > at.offset_bytes and not p.is_extended]
     blocker = next((part for part in behind if part.id not in swaps), None)
@@ -121,41 +121,62 @@ def _grown_on(
     )
 
 
-def _gains(
-    layout: Layout, changed: Mapping[str, Node], below: frozenset[str]
-) -> Iterator[tuple[str, Node]]:
-    """Yield the arrays, LUKS, groups and volumes on the way up, each with what it gains."""
-    gain = {
-        node.id: _size(changed.get(node.id, node)) - _size(node)
-        for node in layout.nodes
-        if isinstance(node, Disk | Partition)
-    }
-    for node in layout.nodes:
-        match node:
+@dataclass(slots=True)
+class _Rising:
+    """What the disks gain, on its way up: each node is seen after what it stands on."""
+
+    layout: Layout
+    below: frozenset[str]
+    """What the volume that grows stands on."""
+    grow: str
+    changed: dict[str, Node]
+    """The disks to begin with."""
+    gain: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def see(self, node: Node) -> None:
+        now = self.changed.get(node.id, node)
+        match now:
+            case Disk() | Partition():
+                self.gain[node.id] = _size(now) - _size(node)
             case Array():
-                gain[node.id] = array_gain(node, layout, gain)
-                yield node.id, replace(node, size_bytes=node.size_bytes + gain[node.id])
-            case Luks():
-                gain[node.id] = gain.get(node.on, 0)
-                yield node.id, replace(node, size_bytes=node.size_bytes + gain[node.id])
+                gain = array_gain(now, self.layout, self.gain)
+                now = self._gained(replace(now, size_bytes=now.size_bytes + gain), gain)
+            case Luks(on=on):
+                gain = self.gain.get(on, 0)
+                self._gained(replace(now, size_bytes=now.size_bytes + gain), gain)
             case VolumeGroup():
                 physical = tuple(
-                    replace(pv, size_bytes=pv.size_bytes + _extents(gain.get(pv.on, 0), node))
-                    for pv in node.physical
+                    replace(pv, size_bytes=pv.size_bytes + _extents(self.gain.get(pv.on, 0), now))
+                    for pv in now.physical
                 )
-                gain[node.id] = sum(_extents(gain.get(pv.on, 0), node) for pv in node.physical)
-                yield node.id, replace(node, physical=physical)
-            case LogicalVolume() if node.id in below:
-                gain[node.id] = lv_gain(node, layout, gain)
-                yield node.id, replace(node, size_bytes=node.size_bytes + gain[node.id])
+                gain = sum(_extents(self.gain.get(pv.on, 0), now) for pv in now.physical)
+                self._gained(replace(now, physical=physical), gain)
+            case LogicalVolume() if node.id in self.below:
+                gain = lv_gain(now, self.layout, self.gain)
+                self._gained(replace(now, size_bytes=now.size_bytes + gain), gain)
             case _:
                 pass
+        if isinstance(now, Disk | Array) and now.table is not None:
+            self._grow_on(now)
+
+    def _gained(self, node: Grown, gain: int) -> Grown:
+        self.changed[node.id], self.gain[node.id] = node, gain
+        return node
+
+    def _grow_on(self, holder: Holder) -> None:
+        sector = max(
+            disk.sector_bytes
+            for one in self.layout.disks_of(holder.id)
+            if isinstance(disk := self.changed[one.id], Disk)
+        )
+        parts, blocked = _grown_on(self.layout, holder, sector, self.below, self.grow)
+        self.changed |= {part.id: part for part in parts}
+        self.notes += [blocked] if blocked else []
 
 
 def array_gain(array: Array, layout: Layout, gain: Mapping[str, int]) -> int:
     """Return by how much an array grows, at least, when its members grow by `gain`."""
-    if array.metadata is MdMetadata.IMSM:
-        return 0
     there = [member for member in array.members if member]
     before = [size_of(layout, member) for member in there]
     after = [size + gain.get(member, 0) for member, size in zip(there, before, strict=True)]

@@ -15,6 +15,7 @@ from agent.model.nodes import (
     Array,
     Disk,
     Gpt,
+    Holder,
     LogicalVolume,
     Luks,
     LvKind,
@@ -22,6 +23,7 @@ from agent.model.nodes import (
     MdLevel,
     Node,
     Partition,
+    Table,
     VolumeGroup,
 )
 from agent.planning.free_space import overlaps
@@ -44,7 +46,11 @@ def about_layout(name: str, layout: Layout) -> Iterator[str]:
     if not layout.disks:
         yield f"{name} has no disk"
     for disk in layout.disks:
-        yield from _about_disk(name, layout, disk)
+        yield from _about_table(name, layout, disk)
+    for array in layout.tabled_arrays:
+        yield from _about_table(name, layout, array)
+        if any(part.extent.end > array.size_bytes for part in layout.partitions(array.id)):
+            yield f"{name}: {array.id} has a partition beyond its end"
     yield from _about_carriers(name, layout)
     for node in layout.nodes:
         yield from _about_node(name, layout, node)
@@ -64,7 +70,7 @@ def _is_mount_point(text: str) -> bool:
     return text.startswith("/") and text.isprintable() and lawful
 
 
-def _about_disk(name: str, layout: Layout, disk: Disk) -> Iterator[str]:
+def _about_table(name: str, layout: Layout, disk: Holder) -> Iterator[str]:
     parts = layout.partitions(disk.id)
     where = f"{name}: {disk.id}"
     if disk.table is None:
@@ -82,22 +88,22 @@ def _about_disk(name: str, layout: Layout, disk: Disk) -> Iterator[str]:
     for one, other in overlaps(part.extent for part in parts if not part.is_extended):
         yield f"{where}: the partitions at {one.offset} and {other.offset} overlap"
     for part in parts:
-        yield from _about_partition(f"{where}: partition {part.number}", disk, part)
+        about = f"{where}: partition {part.number}"
+        yield from _about_partition(about, disk.table, layout.sector_bytes(disk), part)
     if isinstance(disk.table, Mbr):
         yield from _about_logical(where, parts)
-        for said in logical_objections(parts, disk.sector_bytes):
+        for said in logical_objections(parts, layout.sector_bytes(disk)):
             yield f"{where}: {said}"
 
 
-def _about_partition(where: str, disk: Disk, part: Partition) -> Iterator[str]:
-    sector = disk.sector_bytes
+def _about_partition(where: str, table: Table, sector: int, part: Partition) -> Iterator[str]:
     if part.offset_bytes % sector or part.size_bytes % sector:
         yield f"{where} is not made of whole sectors"
     if not part.name.isprintable():
         yield f"{where} has control characters in its name"
     if part.type in (PENDING_TYPE, MBR_PENDING_TYPE):
         yield f"{where} is that of a half-done deployment"
-    if isinstance(disk.table, Gpt):
+    if isinstance(table, Gpt):
         if part.offset_bytes < 2 * sector + 128 * 128:
             yield f"{where} begins inside the partition table"
         if len(part.type) != 36 or len(part.uuid) != 36:
@@ -137,9 +143,9 @@ def _about_carriers(name: str, layout: Layout) -> Iterator[str]:
     for volume in layout.volumes:
         if not isinstance(volume.content, BootCode | MbrGap):
             uses[volume.on] += 1
-    for disk in layout.disks:
-        if disk.table is not None and uses[disk.id]:
-            yield f"{name}: {disk.id} has a table and is used as a whole"
+    for node in layout.nodes:
+        if isinstance(node, Disk | Array) and node.table is not None and uses[node.id]:
+            yield f"{name}: {node.id} has a table and is used as a whole"
     for node_id, count in uses.items():
         node = layout.node(node_id)
         if count > 1:
@@ -154,6 +160,8 @@ def _about_carriers(name: str, layout: Layout) -> Iterator[str]:
 
 def _about_node(name: str, layout: Layout, node: Node) -> Iterator[str]:
     match node:
+        case Partition(on=on) if not isinstance(layout.node(on), Disk | Array):
+            yield f"{name}: {node.id} is a partition of {on}, which is neither disk nor array"
         case Array():
             yield from _about_array(f"{name}: {node.id}", layout, node)
         case Luks():
@@ -221,12 +229,13 @@ def _about_lv(where: str, layout: Layout, lv: LogicalVolume) -> Iterator[str]:
 def _about_volume(name: str, layout: Layout, volume: Volume) -> Iterator[str]:
     node = layout.node(volume.on)
     if isinstance(volume.content, BootCode | MbrGap):
-        if not isinstance(node, Disk):
+        if not isinstance(node, Disk | Array):
             yield f"{name}: {volume.id} is not on a disk itself"
         elif isinstance(volume.content, MbrGap):
             parts = layout.partitions(node.id)
             first = parts[0].offset_bytes if parts else 0
-            if not isinstance(node.table, Mbr) or node.sector_bytes + volume.size_bytes > first:
+            sector = layout.sector_bytes(node)
+            if not isinstance(node.table, Mbr) or sector + volume.size_bytes > first:
                 yield f"{name}: {volume.id} does not fit between the table and the partitions"
         return
     if not isinstance(node, VolumeGroup) and volume.size_bytes > node.size_bytes:

@@ -21,6 +21,7 @@ from agent.model.nodes import (
     ESP_TYPE,
     Array,
     Disk,
+    Holder,
     LogicalVolume,
     Luks,
     MdLevel,
@@ -28,12 +29,13 @@ from agent.model.nodes import (
     Partition,
     VolumeGroup,
 )
-from agent.model.plan import PlannedDisk
 from agent.model.steps import (
     CloseDevices,
+    Commit,
     CommittedDisk,
     ConfigureSystem,
     DeployStep,
+    EraseSignatures,
     MakeArray,
     MakeGroup,
     MakeLogical,
@@ -42,26 +44,31 @@ from agent.model.steps import (
     Place,
     Run,
     WithheldHead,
+    WritePendingTable,
 )
 from agent.model.table import PlannedPartition, PlannedTable
 from agent.model.template import TemplateConfig
-from agent.units import KiB
+from agent.planning.free_space import both_ends
+from agent.planning.tables import pending
+from agent.units import Extent, KiB, MiB
 
 HEAD_BYTES: Final = 64 * KiB
 """What is withheld of a FAT volume until the commit: its boot sector, BPB and backup."""
+EDGE_BYTES: Final = 8 * MiB
+"""How much is erased at each end: LUKS2 keeps a second header at 4 MiB, nothing lies deeper."""
 UnixFiles = Ext | Xfs | Btrfs | F2fs
 """What keeps owners, modes and links: a system's own files."""
 _FIRMWARE_BLIND: Final = (MdMetadata.V0_90, MdMetadata.V1_0)
 """With its superblock behind the data, a mirror's leg looks like the filesystem itself."""
 
 
-def table_of(layout: Layout, disk: Disk) -> PlannedTable | None:
-    """Return the partition table that `layout` gives `disk`, None if it has none."""
-    if disk.table is None:
+def table_of(layout: Layout, holder: Holder) -> PlannedTable | None:
+    """Return the partition table that `layout` gives `holder`, None if it has none."""
+    if holder.table is None:
         return None
     return PlannedTable(
-        table=disk.table,
-        sector_bytes=disk.sector_bytes,
+        table=holder.table,
+        sector_bytes=layout.sector_bytes(holder),
         partitions=tuple(
             PlannedPartition(
                 number=part.number,
@@ -72,7 +79,7 @@ def table_of(layout: Layout, disk: Disk) -> PlannedTable | None:
                 name=part.name,
                 attributes=part.attributes,
             )
-            for part in sorted(layout.partitions(disk.id), key=lambda part: part.number)
+            for part in sorted(layout.partitions(holder.id), key=lambda part: part.number)
         ),
     )
 
@@ -80,20 +87,31 @@ def table_of(layout: Layout, disk: Disk) -> PlannedTable | None:
 def place_of(layout: Layout, volume: Volume) -> Place:
     """Return where `volume` is written: through its disk where a partition carries it."""
     match layout.node(volume.on):
-        case Partition(on=disk, offset_bytes=offset):
-            return Place(node=disk, offset_bytes=offset)
-        case Disk(id=disk, sector_bytes=sector) if isinstance(volume.content, MbrGap):
-            return Place(node=disk, offset_bytes=sector)
+        case Partition(on=holder, offset_bytes=offset):
+            return Place(node=holder, offset_bytes=offset)
+        case Disk() | Array() as holder if isinstance(volume.content, MbrGap):
+            return Place(node=holder.id, offset_bytes=layout.sector_bytes(holder))
         case node:
             return Place(node=node.id)
 
 
-def making(layout: Layout) -> Iterator[DeployStep]:
-    """Yield the steps that make what lies between the partitions and the volumes."""
+def erasing(layout: Layout, holder: Holder) -> EraseSignatures:
+    """Return the step that takes old signatures away, also where new partitions will be."""
+    edges = [*both_ends(Extent(0, holder.size_bytes), EDGE_BYTES)]
+    for part in layout.partitions(holder.id):
+        edges += both_ends(part.extent, EDGE_BYTES)
+    return EraseSignatures(disk=holder.id, runs=_merged(edges))
+
+
+def making(layout: Layout, job: str) -> Iterator[DeployStep]:
+    """Yield the steps that make what lies between the disks' partitions and the volumes."""
     for node in layout.nodes:
         match node:
             case Array():
                 yield MakeArray(array=node)
+                if table := table_of(layout, node):
+                    yield erasing(layout, node)
+                    yield WritePendingTable(disk=node.id, table=pending(table, job))
             case Luks():
                 yield MakeLuks(luks=node)
             case VolumeGroup():
@@ -139,9 +157,33 @@ def configuring(
 
 def closing(layout: Layout) -> Iterator[CloseDevices]:
     """Yield the step that stops what stands above the partitions, if anything does."""
-    above = [n.id for n in layout.nodes if isinstance(n, Array | Luks | VolumeGroup)]
+    open_still = _open_still(layout)
+    above = [
+        node.id
+        for node in layout.nodes
+        if isinstance(node, Array | Luks | VolumeGroup) and node.id not in open_still
+    ]
     if above:
         yield CloseDevices(nodes=tuple(reversed(above)))
+
+
+def committing(layout: Layout, *, renewed: bool = False) -> Iterator[DeployStep]:
+    """Yield the commit of all that has a table, and the end of arrays that have one."""
+    holders: tuple[Holder, ...] = (*layout.disks, *layout.tabled_arrays)
+    yield Commit(disks=tuple(_committed(layout, holder, renewed=renewed) for holder in holders))
+    if last := _open_still(layout):
+        yield CloseDevices(nodes=tuple(reversed(last)))
+
+
+def _open_still(layout: Layout) -> tuple[str, ...]:
+    """Return what must run until the commit: arrays that get their final table by it."""
+    needed = {
+        node.id
+        for array in layout.tabled_arrays
+        for node in layout.carriers(array.id)
+        if isinstance(node, Array | Luks | VolumeGroup)
+    }
+    return tuple(node.id for node in layout.nodes if node.id in needed)
 
 
 def legs_of(layout: Layout, node_id: str) -> tuple[Partition, ...]:
@@ -186,8 +228,8 @@ def _boot_area(volume: Volume, sector_bytes: int) -> tuple[Run, ...]:
             return ((0, min(HEAD_BYTES, volume.size_bytes)),)
 
 
-def committed(layout: Layout, disk: PlannedDisk, *, renewed: bool = False) -> CommittedDisk:
-    """Return what is written last on one disk."""
+def _committed(layout: Layout, disk: Holder, *, renewed: bool) -> CommittedDisk:
+    """Return what is written last on one disk, or on an array that is used like one."""
     heads = []
     code = None
     for volume in layout.volumes:
@@ -202,8 +244,23 @@ def committed(layout: Layout, disk: PlannedDisk, *, renewed: bool = False) -> Co
                 if leg.on == disk.id
             ]
     return CommittedDisk(
-        disk=disk.id, table=disk.table, heads=tuple(heads), boot_code=code, renewed=renewed
+        disk=disk.id,
+        table=table_of(layout, disk),
+        heads=tuple(heads),
+        boot_code=code,
+        renewed=renewed,
     )
+
+
+def _merged(extents: list[Extent]) -> tuple[Run, ...]:
+    """Return `extents` in order, those that touch made one."""
+    merged: list[Extent] = []
+    for extent in sorted(extents):
+        if merged and extent.offset <= merged[-1].end:
+            last = merged.pop()
+            extent = Extent(last.offset, max(last.end, extent.end) - last.offset)
+        merged.append(extent)
+    return tuple((extent.offset, extent.size) for extent in merged)
 
 
 def name_of(volume: Volume) -> str:

@@ -12,6 +12,7 @@ from agent.probe.raid import probe_md_arrays, probe_raid_controllers
 from agent.probe.tree import Tree
 from agent.probe.udev import UdevDb, probe_udev
 from agent.system.command import Runner
+from agent.tools.imsm import has_firmware
 
 __all__ = ["probe_drives", "probe_interfaces", "probe_inventory", "render_inventory"]
 
@@ -50,6 +51,7 @@ def probe_inventory(
         memory_bytes=probe_memory(tree),
         disks=probe_disks(run, tree, udev),
         raid_controllers=probe_raid_controllers(tree),
+        imsm=has_firmware(run),
         md_arrays=probe_md_arrays(tree, udev),
         nics=nics,
     )

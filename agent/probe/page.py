@@ -116,7 +116,8 @@ def _controllers(inventory: Inventory) -> list[str]:
         (c.address, c.name or "unknown", c.vendor_device, f"driver {c.driver or 'none'}")
         for c in inventory.raid_controllers
     ]
-    return ["RAID controllers", *_table(rows, _INDENT)] if rows else []
+    found = ["RAID controllers", *_table(rows, _INDENT)] if rows else []
+    return [*found, "Intel's RAID is in the firmware"] if inventory.imsm else found
 
 
 def _arrays(inventory: Inventory) -> list[str]:

@@ -13,7 +13,7 @@ from agent.model.inventory import Drive
 from agent.model.keys import DiskKey, keys_for
 from agent.model.layout import Raw, Vfat
 from agent.model.md_size import why_not
-from agent.model.nodes import ESP_TYPE, Array, Gpt, Luks, Mbr, Node, Partition
+from agent.model.nodes import ESP_TYPE, Array, Gpt, Holder, Luks, Mbr, MdMetadata, Node, Partition
 from agent.model.nodes import Disk as DiskNode
 from agent.source.tags import probe_tags
 from agent.system import block
@@ -29,10 +29,30 @@ from agent.tools import (
 )
 from agent.tools.efibootmgr import find_loader, has_fallback
 from agent.tools.fat_directory import open_fat
-from agent.tools.sfdisk import read_table
+from agent.tools.sfdisk import FoundTable, read_table
 
 PartitionNode = Callable[[Path, int], Path]
 MD, CRYPT, LVM = "linux_raid_member", "crypto_LUKS", "LVM2_member"
+MD_MEMBERS = frozenset({MD, "isw_raid_member"})
+
+
+def is_member(run: Runner, disk: Path) -> bool:
+    """Return whether a disk is as a whole one member of an array, whatever table it shows.
+
+    What lies at the front of an array whose superblocks are at the end is at the front of its
+    first member too. A superblock that is left from an earlier use of a disk does not count where
+    the GPT is the whole disk's; one of 0.90 may also be that of the disk's last partition.
+    """
+    if probe_tags(run, disk).get("TYPE") not in MD_MEMBERS:
+        return False
+    member = mdadm.examine(run, disk)
+    if member is None or boot_sector.is_gpt_of_whole(disk):
+        return False
+    if member.metadata is not MdMetadata.V0_90:
+        return True
+    found = read_table(run, disk)
+    longest = max((part.size_bytes for part in found.partitions), default=0) if found else 0
+    return member.area_bytes > longest
 
 
 def node_of(disk: Path, number: int) -> Path:
@@ -81,28 +101,35 @@ class _Looking:
 
     def see_disk(self, disk_id: str, drive: Drive) -> None:
         path = Path(drive.path)
-        found = read_table(self.run, path)
-        table = found.table if found else None
-        if isinstance(table, Gpt):
-            table = Gpt(uuid=table.uuid, hybrid=boot_sector.read_hybrid_entries(path))
         node = DiskNode(
             id=disk_id,
             size_bytes=drive.size_bytes,
             sector_bytes=drive.sector_bytes,
             physical_sector_bytes=drive.physical_sector_bytes,
-            table=table,
+            table=None,
         )
-        self._add(node, path)
+        found = None if is_member(self.run, path) else read_table(self.run, path)
+        self._see_table(node, path, found, drive.sector_bytes)
+
+    def _see_table(
+        self, holder: Holder, path: Path, found: FoundTable | None, sector_bytes: int
+    ) -> None:
+        """Take in a disk or array: its partitions if it has a table, else what it carries."""
+        table = found.table if found else None
+        if isinstance(table, Gpt):
+            table = Gpt(uuid=table.uuid, hybrid=boot_sector.read_hybrid_entries(path))
+        self._add(replace(holder, table=table), path)
         if found is not None and table is None:
             self.unfit.append(f"{path} has a table of the kind {found.label}, which we cannot read")
         if found is None or table is None:
-            self.disks.append(FoundDisk(id=disk_id))
-            self.unseen.append(disk_id)
+            if isinstance(holder, DiskNode):
+                self.disks.append(FoundDisk(id=holder.id, sector_bytes=sector_bytes))
+            self.unseen.append(holder.id)
             return
         for part in sorted(found.partitions, key=lambda part: part.offset_bytes):
             known = Partition(
-                id=f"{disk_id}p{part.number}",
-                on=disk_id,
+                id=f"{holder.id}p{part.number}",
+                on=holder.id,
                 number=part.number,
                 offset_bytes=part.offset_bytes,
                 size_bytes=part.size_bytes,
@@ -115,10 +142,11 @@ class _Looking:
             if not known.is_extended:
                 self.unseen.append(known.id)
         first = min((part.offset_bytes for part in found.partitions), default=0)
-        gap = boot_sector.read_gap(path, drive.sector_bytes, first)
+        gap = boot_sector.read_gap(path, sector_bytes, first)
         self.disks.append(
             FoundDisk(
-                id=disk_id,
+                id=holder.id,
+                sector_bytes=sector_bytes,
                 boot_code=boot_sector.is_boot_code(boot_sector.read_boot_code(path)),
                 gap_bytes=gap if isinstance(table, Mbr) else 0,
             )
@@ -161,6 +189,8 @@ class _Looking:
             used_bytes=size,
             minimum_bytes=size,
         )
+        if what in MD_MEMBERS:
+            return MD
         if what in self.pieces:
             return what
         if tags.get("PTTYPE") and what is None and "p" not in node_id[1:]:
@@ -207,10 +237,11 @@ class _Looking:
                 self.run,
                 mdadm.free_device_name(),
                 [self.paths[member] for member in array.members if member],
+                array.metadata,
             )
             self.stack.callback(mdadm.stop, self.run, path)
-            self._add(replace(array, size_bytes=block.size_bytes(path)), path)
-            self.unseen.append(array.id)
+            array = replace(array, size_bytes=block.size_bytes(path))
+            self._see_table(array, path, read_table(self.run, path), block.sector_bytes(path))
 
     def _unlock(self, node_id: str) -> None:
         path = self.paths[node_id]

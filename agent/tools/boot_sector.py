@@ -75,6 +75,17 @@ def read_foreign_mbr_entries(device: Path) -> int:
     return sum(1 for kind in kinds if kind not in (0, _PROTECTIVE))
 
 
+def is_gpt_of_whole(device: Path) -> bool:
+    """Return whether `device` has a GPT whose other copy is in its last sector.
+
+    The place of that copy is 32 bytes into the header (UEFI 2.10, table 5.5).
+    """
+    sector = block.sector_bytes(device)
+    header = read_at(device, sector, sector)
+    other = int.from_bytes(header[32:40], "little")
+    return header.startswith(b"EFI PART") and (other + 1) * sector == block.size_bytes(device)
+
+
 def read_hybrid_entries(device: Path) -> str | None:
     """Return the 64 bytes of a hybrid MBR's entries as hexadecimal digits, None if it has none."""
     if not read_foreign_mbr_entries(device):

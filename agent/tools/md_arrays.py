@@ -32,7 +32,7 @@ def find_arrays(members: Members) -> tuple[FoundArray, ...]:
     """Return the arrays that `members` make, in the order in which they first appear."""
     groups: dict[str, list[tuple[NodeId, MdMember]]] = {}
     for node, member in members:
-        key = member.uuid if member.metadata not in (None, MdMetadata.IMSM) else "other"
+        key = member.uuid if member.metadata is not None else "other"
         groups.setdefault(key, []).append((node, member))
     return tuple(_array(f"md{number}", group) for number, group in enumerate(groups.values()))
 
@@ -42,7 +42,7 @@ def _array(node_id: NodeId, group: Members) -> FoundArray:
     name = f"the array {first.name or first.uuid or node_id}"
     parts = tuple(node for node, _ in group)
     trouble = [f"{node} {what}" for node, member in group for what in member.trouble]
-    if first.level is None or first.metadata in (None, MdMetadata.IMSM) or not first.uuid:
+    if first.level is None or first.metadata is None or not first.uuid:
         return FoundArray(None, name, parts, tuple(dict.fromkeys(trouble)))
     current = [(node, one) for node, one in group if one.slot is None or _is_current(one, first)]
     late = [(node, one) for node, one in group if (node, one) not in current]

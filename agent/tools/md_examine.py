@@ -15,7 +15,12 @@ _SECTOR: Final = 512
 _UUID: Final = re.compile(r"[0-9a-f]{8}(?::[0-9a-f]{8}){3}")
 _FIELD: Final = re.compile(r"^\s*([A-Za-z][A-Za-z0-9' ]*?) : ?(.*)$")
 _THIS: Final = re.compile(r"^this\s+\d+\s+\d+\s+\d+\s+(-?\d+)\s+(.*)$")
+_CHUNK: Final = re.compile(r"(\d+)(?:K| KiB(?: <-- .*)?)")
 _MAGIC: Final = "a92b4efc"
+_VOLUME: Final = re.compile(r"^\[(.*)\]:\n((?:.+\n?)*)", re.MULTILINE)
+_IMSM_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,15}")
+_IMSM_LAYOUTS: Final = {MdLevel.RAID5: "left-asymmetric", MdLevel.RAID10: "near=2"}
+"""The only ones that Intel's firmware has, by mdadm's super-intel.c."""
 _MOST_SLOTS: Final = 4096
 
 
@@ -71,9 +76,12 @@ def parse_examine(text: str, device_bytes: int) -> MdMember | None:
     magic = fields.get("Magic")
     if magic is None:
         return None
-    if magic != _MAGIC:
-        return _foreign(magic, fields, device_bytes)
+    imsm = magic.startswith("Intel Raid ISM")
+    if magic != _MAGIC and not imsm:
+        return _foreign(device_bytes, "a RAID format other than md's (DDF?)")
     try:
+        if imsm:
+            return _imsm_member(text, fields, device_bytes)
         return _member(text, fields, device_bytes)
     except (KeyError, ValueError) as error:
         raise DiskError(f"mdadm --examine says what we cannot read: {error}") from error
@@ -127,16 +135,56 @@ def _member(text: str, fields: dict[str, str], device_bytes: int) -> MdMember:
     )
 
 
-def _foreign(magic: str, fields: dict[str, str], device_bytes: int) -> MdMember:
-    """A container of another maker's: known, so that nobody takes it for a plain disk."""
-    imsm = magic.startswith("Intel Raid ISM")
-    what = "Intel's RAID (IMSM)" if imsm else "a RAID format other than md's (DDF?)"
-    uuid = fields.get("UUID", "")
+def _imsm_member(text: str, fields: dict[str, str], device_bytes: int) -> MdMember:
+    """Return a member of Intel's RAID: of the one volume that its container has."""
+    volumes = list(_VOLUME.finditer(text))
+    if not volumes:
+        return _foreign(device_bytes, "Intel's RAID (IMSM), as a spare or without a volume")
+    if len(volumes) > 1:
+        names = ", ".join(found[1] for found in volumes)
+        return _foreign(device_bytes, f"Intel's RAID (IMSM), with several volumes ({names})")
+    name, lines = volumes[0][1], volumes[0][2].splitlines()
+    volume = {found[1]: found[2].strip() for line in lines if (found := _FIELD.match(line))}
+    level, trouble = _level(f"raid{_number(volume['RAID Level'])}")
+    slot = volume["This Slot"]
+    if "failed" in fields.get("State", ""):
+        trouble += ("was thrown out of its array as failed",)
+    if not fields.get("Checksum", "").endswith(" correct"):
+        trouble += ("has a superblock whose checksum is wrong",)
+    if volume.get("RWH Policy", "off") != "off":
+        trouble += (f"is of an array with {volume['RWH Policy']}, which is not supported",)
+    if not _IMSM_NAME.fullmatch(name):
+        trouble += (f"is of a volume whose name mdadm would not give: {name[:20]!r}",)
+    unit = _number(volume.get("Sector Size", "512"))
     return MdMember(
-        uuid=uuid if _UUID.fullmatch(uuid) else "",
+        uuid=volume["UUID"] if _UUID.fullmatch(volume["UUID"]) else "",
+        name=name,
+        level=level,
+        metadata=MdMetadata.IMSM,
+        chunk_bytes=0 if level is MdLevel.RAID1 else _chunk(volume, level),
+        layout=_IMSM_LAYOUTS.get(level, "") if level else "",
+        raid_devices=_number(volume["Members"]),
+        slot=None if slot == "?" else _number(slot),
+        array_bytes=_number(volume["Array Size"]) * unit,
+        area_bytes=_number(volume["Per Dev Size"]) * unit,
+        data_offset_bytes=_number(volume.get("Sector Offset", "0")) * unit,
+        device_bytes=device_bytes,
+        events=int(fields["Generation"], 16),
+        clean=volume["Dirty State"] == "clean",
+        bitmap=False,
+        reshaping=volume["Migrate State"] not in ("idle", "init", "rebuild", "repair"),
+        recovering=volume["Migrate State"] != "idle" or "out-of-sync" in slot,
+        trouble=trouble,
+    )
+
+
+def _foreign(device_bytes: int, what: str) -> MdMember:
+    """A container that we do not handle: known, so that nobody takes it for a plain disk."""
+    return MdMember(
+        uuid="",
         name="",
         level=None,
-        metadata=MdMetadata.IMSM if imsm else None,
+        metadata=None,
         chunk_bytes=0,
         layout="",
         raid_devices=0,
@@ -150,7 +198,7 @@ def _foreign(magic: str, fields: dict[str, str], device_bytes: int) -> MdMember:
         bitmap=False,
         reshaping=False,
         recovering=False,
-        trouble=(f"belongs to {what}, which only its firmware can make anew: it is not supported",),
+        trouble=(f"belongs to {what}: that is not supported",),
     )
 
 
@@ -199,9 +247,9 @@ def _chunk(fields: dict[str, str], level: MdLevel | None) -> int:
     if level is MdLevel.RAID1:
         return 0
     text = fields.get("Chunk Size") or fields.get("Rounding") or "0K"
-    if not text.endswith("K"):
+    if not (found := _CHUNK.fullmatch(text)):
         raise ValueError(f"chunk {text[:20]!r}")
-    return int(text[:-1]) * KiB
+    return int(found[1]) * KiB
 
 
 def _area(fields: dict[str, str], old: bool) -> int:

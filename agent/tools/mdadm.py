@@ -6,7 +6,7 @@ link that udev makes later. The name in the superblock is what the captured syst
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +15,7 @@ from agent.model.md_size import is_redundant, usable_bytes
 from agent.model.nodes import Array, MdLevel, MdMetadata
 from agent.system import block
 from agent.system.command import Runner
+from agent.tools import imsm
 from agent.tools.md_arrays import FoundArray, find_arrays
 from agent.tools.md_examine import MdMember, examine, parse_examine
 from agent.tools.md_state import (
@@ -54,12 +55,16 @@ _FIRST_NUMBER: Final = 100
 def free_device_name() -> str:
     """Return a name for an array's device that no array has now: `md100`."""
     taken = {path.name for path in Path("/sys/class/block").glob("md*")}
-    return next(
-        name for number in range(_FIRST_NUMBER, 10000) if (name := f"md{number}") not in taken
-    )
+    return next(name for name in _names() if name not in taken)
 
 
-def assemble_read_only(run: Runner, device_name: str, devices: Sequence[Path]) -> Path:
+def _names() -> Iterator[str]:
+    return (f"md{number}" for number in range(_FIRST_NUMBER, 10000))
+
+
+def assemble_read_only(
+    run: Runner, device_name: str, devices: Sequence[Path], metadata: MdMetadata
+) -> Path:
     """Start the array of `devices`, the spares not among them, to be read; return its device.
 
     The members are write-protected and stay so. It starts with members missing, too.
@@ -68,7 +73,10 @@ def assemble_read_only(run: Runner, device_name: str, devices: Sequence[Path]) -
     target = _target(device_name)
     for device in devices:
         block.set_read_only(device, True)
-    run(["mdadm", "--assemble", target, "--config=none", "--readonly", "--run", *devices])
+    if metadata is MdMetadata.IMSM:
+        imsm.assemble_read_only(run, _container(target), target, devices)
+    else:
+        run(["mdadm", "--assemble", target, "--config=none", "--readonly", "--run", *devices])
     block.wait_for_node(target)
     block.set_read_only(target, True)
     return target
@@ -92,6 +100,10 @@ def make_array(
     """
     target = _target(device_name)
     present = [device for device in devices if device is not None]
+    if array.metadata is MdMetadata.IMSM:
+        imsm.make(run, array, _container(target), target, present)
+        block.wait_for_node(target)
+        return target
     sizes = {block.size_bytes(device) for device in present}
     zeroes = is_redundant(array.level) and all(map(_zeroes_fast, present))
 
@@ -130,8 +142,6 @@ def make_words(
     `zeroes`: the members are told to read as zeros, so that nothing need be brought into step.
     `equal`: the members are of one size. Raises DiskError for what mdadm would not make.
     """
-    if array.metadata is MdMetadata.IMSM:
-        raise DiskError(f"{array.id} is of Intel's RAID: only its firmware can make it")
     if len(devices) != len(array.members):
         raise DiskError(f"{array.id} has {len(array.members)} members, {len(devices)} are given")
     words: list[str | Path] = ["mdadm", "--create", target, "--config=none", "--run"]
@@ -158,16 +168,29 @@ def make_words(
 
 
 def stop(run: Runner, device: Path) -> None:
-    """Stop the array; all that it holds is then on its members.
+    """Stop the array; all that it holds is then on its members. Its container goes with it.
 
     udev may look at it for a moment, which keeps it busy: tried again for ten seconds.
     """
+    container = imsm.container_of(device)
+    _stop(run, device)
+    if container is not None:
+        _stop(run, container)
+
+
+def _stop(run: Runner, device: Path) -> None:
     for _ in range(_STOP_TRIES):
-        answer = run(["mdadm", "--stop", device], ok=(0, 1))
+        answer = run(["mdadm", "--stop", device], ok=(0, 1), env=imsm.ENVIRONMENT)
         if answer.status == 0:
             return
         time.sleep(_STOP_PAUSE_S)
-    run(["mdadm", "--stop", device])
+    run(["mdadm", "--stop", device], env=imsm.ENVIRONMENT)
+
+
+def _container(target: Path) -> Path:
+    """Return a device for the container of what becomes `target`: another free number."""
+    taken = {target.name, *(path.name for path in Path("/sys/class/block").glob("md*"))}
+    return Path("/dev", next(name for name in _names() if name not in taken))
 
 
 def _target(device_name: str) -> Path:

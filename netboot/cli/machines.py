@@ -123,6 +123,8 @@ def _say_inventory(inventory: Inventory) -> None:
     say_table(("NIC", "MAC", "DRIVER", "LINK", "ADDRESSES"), nics, "no network interfaces")
     for controller in inventory.raid_controllers:
         say(clean(f"RAID controller {controller.address} {controller.name or ''}"))
+    if inventory.imsm:
+        say("Intel's RAID is in the firmware")
 
 
 def remove_machine(args: argparse.Namespace) -> int:

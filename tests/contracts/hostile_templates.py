@@ -11,13 +11,21 @@ import msgspec
 import zstandard
 
 from agent.model import wire
-from agent.model.template import CHUNK_BYTES, FROM_ANNOTATION, INDEX_TYPE, PACK_TYPE, Manifest
+from agent.model.template import (
+    CHUNK_BYTES,
+    FORMAT_VERSION,
+    FROM_ANNOTATION,
+    INDEX_TYPE,
+    PACK_TYPE,
+    Manifest,
+)
 from agent.store.template import Template, open_template
 from agent.units import MiB
 from tests.contracts.fake_registry import FakeRegistry, sha256
 from tests.contracts.seeds import draw
 
 SIZE = 13 * MiB
+FORMAT = b'"format":%d' % FORMAT_VERSION
 HEX = "ab" * 32
 
 
@@ -326,7 +334,7 @@ MANIFEST: dict[str, Callable[[Maker], str]] = {
 
 CONFIG: dict[str, Callable[[Maker], str]] = {
     **{
-        f"format {name}": partial(with_number, key=b"format", was=3, value=value)
+        f"format {name}": partial(with_number, key=b"format", was=FORMAT_VERSION, value=value)
         for name, value in NUMBERS.items()
     },
     **{
@@ -337,8 +345,8 @@ CONFIG: dict[str, Callable[[Maker], str]] = {
     "a key twice, within": lambda maker: maker.config(
         good_config(maker).replace(b'"volumes":', b'"volumes":[],"volumes":')
     ),
-    "NaN": lambda maker: maker.config(good_config(maker).replace(b'"format":3', b'"format":NaN')),
-    "nested deep": lambda maker: maker.config(b'{"format":3,"os":' + b"[" * 10**6),
+    "NaN": lambda maker: maker.config(good_config(maker).replace(FORMAT, b'"format":NaN')),
+    "nested deep": lambda maker: maker.config(b"{" + FORMAT + b',"os":' + b"[" * 10**6),
     "nested deep, unknown": lambda maker: maker.config(
         twice(b'"x":' + b"[" * 10**6 + b"]" * 10**6, good_config(maker))
     ),

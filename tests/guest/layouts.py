@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from agent.model.inventory import Drive
 from agent.probe.contents import probe_contents
 from agent.system import block
-from agent.system.command import Run
+from agent.system.command import Output, Run, Runner, Word
+from agent.tools import mdadm
 from agent.units import MiB
 from tests.guest.conftest import sh
 from tests.unit.make_plan import make_drive
@@ -19,6 +21,15 @@ from tests.unit.make_plan import make_drive
 KEY = "correct horse battery staple"
 BOOT_CODE = bytes(range(1, 221)) * 2
 ROOT, DATA = "/", "/srv"
+
+
+def on_loops(words: Sequence[Word], **named: Any) -> Output:
+    """Run a program as the agent does; loop devices have no serial, which Intel's RAID goes by."""
+    env = {"IMSM_DEVNAME_AS_SERIAL": "1", **(named.pop("env", None) or {})}
+    return Run()(words, env=env, **named)
+
+
+RUN: Runner = on_loops
 
 
 @dataclass
@@ -189,6 +200,63 @@ def md_whole_disks(bench: Bench) -> Source:
     data = _md("data", "1", [str(disk) for disk in disks], "--metadata=1.2")
     make("ext4", data)
     return Source((*first.disks, *disks), (*first.mounts, Mount(data, DATA, "ext4")))
+
+
+_SYSTEM_TABLE = (
+    "label: gpt\nsize=1MiB, type=21686148-6449-6E6F-744E-656564454649\n"
+    "size=34MiB, type=U\nsize=+, type=L\n"
+)
+
+
+def _system_in(array: str, *disks: Path) -> Source:
+    """Use an array as if it were a disk: table, boot code, ESP, root."""
+    table(Path(array), _SYSTEM_TABLE)
+    with_boot_code(Path(array))
+    make("vfat", f"{array}p2")
+    make("ext4", f"{array}p3")
+    return Source(disks, (Mount(f"{array}p3", "/", "ext4"),))
+
+
+def table_in_md(level: str, count: int, *more: str) -> Callable[[Bench], Source]:
+    def build(bench: Bench) -> Source:
+        disks = tuple(bench.disk(128) for _ in range(count))
+        return _system_in(_md("whole", level, [str(disk) for disk in disks], *more), *disks)
+
+    return build
+
+
+def imsm(level: str, count: int, *more: str) -> Callable[[Bench], Source]:
+    """A volume of Intel's RAID, with a table in it."""
+
+    def build(bench: Bench) -> Source:
+        disks = tuple(bench.disk(128) for _ in range(count))
+        words: list[str | Path] = ["mdadm", "--create", "--run", f"--raid-devices={count}"]
+        for these in (
+            [*words, "/dev/md/imsm", "--metadata=imsm", *disks],
+            [*words, "/dev/md/Volume0", f"--level={level}", *more, "/dev/md/imsm"],
+        ):
+            RUN(these, env={"IMSM_NO_PLATFORM": "1"})
+        sh("udevadm", "settle")
+        array = str(Path("/dev/md/Volume0").resolve())
+        subprocess.run(["mdadm", "--wait", array], check=False, capture_output=True)
+        return _system_in(array, *disks)
+
+    return build
+
+
+def checked_imsm(disks: Sequence[Path]) -> int:
+    """Let what was made be brought into step; return how many sectors of copies or parity differ.
+
+    The time of the initial step is after a deployment, when its system runs.
+    """
+    container, array = Path("/dev/md200"), Path("/dev/md201")
+    words = ["mdadm", "--assemble", "--config=none", "--run"]
+    RUN([*words, container, *disks], env={"IMSM_NO_PLATFORM": "1"})
+    RUN([*words, array, container], env={"IMSM_NO_PLATFORM": "1"})
+    try:
+        return mdadm.check(array)
+    finally:
+        mdadm.stop(RUN, array)
 
 
 def lvm(root: str = "ext4") -> Callable[[Bench], Source]:

@@ -19,6 +19,8 @@ from agent.model.inventory import Drive
 from agent.model.job import CaptureSpec, DeploySpec, DiskHints, Verify
 from agent.model.keys import DiskKey
 from agent.model.layout import BootCode, Raw
+from agent.model.md_size import is_redundant
+from agent.model.nodes import Array, MdMetadata
 from agent.model.plan import Plan
 from agent.model.storage import (
     DiskAction,
@@ -37,7 +39,6 @@ from agent.source.open import opened_system
 from agent.store.body import Limits
 from agent.store.template import Template, open_template
 from agent.system import block
-from agent.system.command import Run
 from agent.system.mount import SOURCE_OPTIONS, Part, mounted_system
 from agent.trust.keyring import Keyring
 from agent.units import MiB
@@ -46,6 +47,7 @@ from tests.contracts.stream_builders import make_client
 from tests.guest import layouts
 from tests.guest.conftest import sh
 from tests.guest.layouts import (
+    RUN,
     Bench,
     Source,
     drive_of,
@@ -57,7 +59,6 @@ from tests.guest.layouts import (
 from tests.unit.make_plan import make_inventory
 
 KEYS = (DiskKey(passphrase=layouts.KEY),)
-RUN = Run()
 PATIENT = Limits(connect_s=20, read_s=60, window_s=60)
 
 SAME: dict[str, Callable[[Bench], Source]] = {
@@ -74,6 +75,12 @@ SAME: dict[str, Callable[[Bench], Source]] = {
     "RAID 10 of four": layouts.md("10", 4),
     "RAID 1, metadata 0.90": layouts.md("1", 2, "--metadata=0.90"),
     "RAID 1 of bare disks": layouts.md_whole_disks,
+    "a table in a RAID 1": layouts.table_in_md("1", 2, "--metadata=1.0"),
+    "a table in a RAID 5": layouts.table_in_md("5", 3, "--metadata=1.2"),
+    "Intel's RAID 1": layouts.imsm("1", 2),
+    "Intel's RAID 0": layouts.imsm("0", 2, "--chunk=64"),
+    "Intel's RAID 5": layouts.imsm("5", 3),
+    "Intel's RAID 10": layouts.imsm("10", 4),
     "LVM of two disks, striped": layouts.lvm(),
     "xfs on LVM": layouts.lvm("xfs"),
     "thin volumes": layouts.thin,
@@ -88,7 +95,8 @@ SHORT_SAME = (
     "logical root on MBR",
     "two disks, one bare",
     "RAID 1 and an ESP on both legs",
-    "RAID 5 of three",
+    "a table in a RAID 5",
+    "Intel's RAID 1",
     "xfs on LVM",
     "thin volumes",
     "LVM on LUKS on RAID 1",
@@ -205,7 +213,7 @@ def deployed(
     where: Path,
     report: Report = silent,
 ) -> tuple[Plan, Done]:
-    inventory = make_inventory(*drives.values())
+    inventory = make_inventory(*drives.values(), imsm=True)
     plan = plan_deploy(inventory, template.config, spec, drives)
     host = Host(
         run=RUN,
@@ -252,6 +260,9 @@ def test_the_same_layout_on_bigger_disks(name: str, bench: Bench, tmp_path: Path
         spec = DeploySpec(template="demo:latest", verify=Verify.FULL, keys=KEYS)
         plan, _ = deployed(taken.template, targets, spec, tmp_path / "mnt")
     bench.stop()
+    arrays = [node for node in layout.nodes if isinstance(node, Array)]
+    if any(one.metadata is MdMetadata.IMSM and is_redundant(one.level) for one in arrays):
+        assert layouts.checked_imsm([Path(disk.path) for disk in targets.values()]) == 0
     assert on_targets(plan, targets, tmp_path / "mnt") == taken.tree
     for disk in targets.values():
         assert block.size_bytes(Path(disk.path)) == disk.size_bytes
@@ -346,6 +357,7 @@ OTHER = {
     "one disk to RAID 1": Other(layouts.gpt(), Shape.RAID1, (300, 300)),
     "one disk to RAID 5": Other(layouts.gpt(), raid5_root(), (160, 160, 160)),
     "RAID 1 to one smaller disk": Other(layouts.md("1", 2), Shape.SINGLE, (200,)),
+    "Intel's RAID 5 to one smaller disk": Other(layouts.imsm("5", 3), Shape.SINGLE, (200,)),
     "partitions to LVM": Other(layouts.gpt(), Shape.LVM, (1400,)),
     "plain to LUKS": Other(layouts.gpt(), Shape.LUKS, (1300,)),
     "512 to 4096": Other(layouts.gpt(), Shape.SINGLE, (300,), 4096),

@@ -8,8 +8,8 @@ from agent.source.left_out import left_out
 from agent.source.open import opened_system
 from agent.tools.btrfs_map import used_extents
 from tests.guest.conftest import sh
-from tests.guest.layouts import Bench, btrfs_subvolumes, drive_of, fill, mounted_all
-from tests.guest.test_layouts import RUN, bench
+from tests.guest.layouts import RUN, Bench, btrfs_subvolumes, drive_of, fill, mounted_all
+from tests.guest.test_layouts import bench
 
 SECRETS = {
     # in the trees; in a block of its own; in a subvolume inside the mounted one

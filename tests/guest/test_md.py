@@ -135,7 +135,7 @@ def test_what_is_made_is_what_was_found(level: MdLevel, metadata: MdMetadata, lo
     assert one.array == expected
     assert one.unfit == ()
     before = bytes_of(devices)
-    read = mdadm.assemble_read_only(RUN, "md101", devices)
+    read = mdadm.assemble_read_only(RUN, "md101", devices, metadata)
     assert read.read_bytes() == held
     assert block.is_read_only(read)
     mdadm.stop(RUN, read)
@@ -184,12 +184,12 @@ def test_a_degraded_array_with_a_spare(loops: Loops) -> None:
     assert one.data_offset_bytes == MiB
     source = [devices[0], devices[2]]
     before = bytes_of(source)
-    read = mdadm.assemble_read_only(RUN, "md101", source)
+    read = mdadm.assemble_read_only(RUN, "md101", source, MdMetadata.V1_2)
     assert read.read_bytes() == held
     mdadm.stop(RUN, read)
     assert bytes_of(source) == before
     with pytest.raises(CommandFailed):
-        mdadm.assemble_read_only(RUN, "md101", source[:1])
+        mdadm.assemble_read_only(RUN, "md101", source[:1], MdMetadata.V1_2)
     for member in source:
         block.set_read_only(member, False)
     sh("mdadm", "--zero-superblock", devices[0])

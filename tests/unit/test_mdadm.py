@@ -138,8 +138,6 @@ def test_layouts() -> None:
     assert "--bitmap" not in words(striped)
     with pytest.raises(DiskError, match="members of one size"):
         words(changed(striped, metadata=MdMetadata.V0_90), equal=False)
-    with pytest.raises(DiskError, match="firmware"):
-        words(changed(ARRAY, metadata=MdMetadata.IMSM))
 
 
 def test_a_mirror_of_one() -> None:

@@ -23,9 +23,9 @@ from agent.model.steps import (
 )
 from agent.model.table import PlannedTable
 from agent.model.wire import decode, encode
-from agent.planning.deploy import EDGE_BYTES, plan_deploy
+from agent.planning.deploy import plan_deploy
 from agent.planning.review import render_plan
-from agent.planning.stack import HEAD_BYTES
+from agent.planning.stack import EDGE_BYTES, HEAD_BYTES
 from agent.units import GiB, MiB, TiB
 from tests.unit.make_plan import (
     JOB,

@@ -260,7 +260,7 @@ function failureCard(failure) {
 const KINDS = ["ext", "vfat", "swap", "boot-code", "raw", "xfs"];
 
 function layoutDrawing(layout) {
-  return layout.nodes.filter((node) => node.kind === "disk").map((disk) => {
+  return layout.nodes.filter((node) => node.kind === "disk" || node.table).map((disk) => {
     const parts = layout.nodes.filter((node) => node.kind === "partition" && node.on === disk.id)
       .sort((a, b) => a.offset_bytes - b.offset_bytes);
     const rects = [];
