@@ -10,7 +10,7 @@ from agent.model.nodes import Array, Disk, LogicalVolume, Luks, Partition, Volum
 from agent.model.steps import MakeArray, MakeGroup, MakeLogical, MakeLuks
 from agent.system import block
 from agent.system.command import Runner
-from agent.tools import cryptsetup, lvm, mdadm
+from agent.tools import arrays, cryptsetup, lvm
 
 Making = MakeArray | MakeLuks | MakeGroup | MakeLogical
 
@@ -52,10 +52,9 @@ class Devices:
         """Make what `step` names on what it stands on."""
         match step:
             case MakeArray(array=array):
-                self.paths[array.id] = mdadm.make_array(
+                self.paths[array.id] = arrays.make(
                     self.run,
                     array,
-                    mdadm.free_device_name(),
                     [self.path(member) if member else None for member in array.members],
                     [self.path(spare) for spare in array.spares],
                 )
@@ -95,7 +94,7 @@ class Devices:
             case Luks() if node_id in self.paths:
                 cryptsetup.close_luks(self.run, self.paths.pop(node_id).name)
             case Array() if node_id in self.paths:
-                mdadm.stop(self.run, self.paths.pop(node_id))
+                arrays.stop(self.run, self.paths.pop(node_id))
             case _:
                 pass
 

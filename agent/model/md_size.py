@@ -10,9 +10,6 @@ from agent.units import KiB, MiB, TiB, align_down, align_up
 DEFAULT_CHUNK_BYTES: Final = 512 * KiB
 """What mdadm takes where none is asked for."""
 _SECTOR: Final = 512
-_STRIPED: Final = frozenset(
-    {MdLevel.RAID0, MdLevel.RAID4, MdLevel.RAID5, MdLevel.RAID6, MdLevel.RAID10}
-)
 _MIRROR_STEP: Final = 64 * KiB
 _V090_STEP: Final = 64 * KiB
 _V090_MOST: Final = 2 * TiB
@@ -22,8 +19,6 @@ _COPIES: Final = re.compile(r"(near|far|offset)=(\d{1,2})")
 
 def why_not(array: Array) -> str | None:
     """Return why no such array can be started or made here, None if it can."""
-    if array.level is MdLevel.LINEAR:
-        return "the kernel of the boot image (6.12) has no linear arrays"
     if array.level is MdLevel.RAID0 and array.metadata is MdMetadata.V0_90:
         return "mdadm (4.4) makes no RAID 0 with metadata 0.90"
     if array.metadata is MdMetadata.IMSM and None in array.members:
@@ -75,7 +70,7 @@ def held_bytes(
     """
     if not areas:
         return 0
-    step = chunk_bytes if level in _STRIPED and chunk_bytes else _SECTOR
+    step = chunk_bytes if level is not MdLevel.RAID1 and chunk_bytes else _SECTOR
     whole = [align_down(max(area, 0), step) for area in areas]
     least = min(whole)
     match level:

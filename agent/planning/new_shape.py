@@ -301,6 +301,11 @@ def _array(making: _Making, action: RaidAction) -> None:
     if sizes is None:
         return
     level = _LEVELS[action.raidlevel]
+    if level is MdLevel.LINEAR:
+        making.wrong.append(
+            f"{action.id}: kernels from 6.8 to 6.13 run no linear array: take raid0, or a group"
+        )
+        return
     plain = Array(
         id=action.id,
         members=action.devices,

@@ -13,12 +13,24 @@ from agent.model.inventory import Drive
 from agent.model.keys import DiskKey, keys_for
 from agent.model.layout import Raw, Vfat
 from agent.model.md_size import why_not
-from agent.model.nodes import ESP_TYPE, Array, Gpt, Holder, Luks, Mbr, MdMetadata, Node, Partition
+from agent.model.nodes import (
+    ESP_TYPE,
+    Array,
+    Gpt,
+    Holder,
+    Luks,
+    Mbr,
+    MdLevel,
+    MdMetadata,
+    Node,
+    Partition,
+)
 from agent.model.nodes import Disk as DiskNode
 from agent.source.tags import probe_tags
 from agent.system import block
 from agent.system.command import Runner
 from agent.tools import (
+    arrays,
     boot_sector,
     cryptsetup,
     filesystems,
@@ -233,15 +245,17 @@ class _Looking:
             if found.unfit or found.array is None:
                 continue
             array = replace(found.array, id=f"md{number}")
-            path = mdadm.assemble_read_only(
+            path = arrays.assemble_read_only(
                 self.run,
-                mdadm.free_device_name(),
+                array,
                 [self.paths[member] for member in array.members if member],
-                array.metadata,
             )
-            self.stack.callback(mdadm.stop, self.run, path)
+            self.stack.callback(arrays.stop, self.run, path)
             array = replace(array, size_bytes=block.size_bytes(path))
-            self._see_table(array, path, read_table(self.run, path), block.sector_bytes(path))
+            # of a linear one, shown by device-mapper, the kernel would not show partitions
+            is_md = array.level is not MdLevel.LINEAR
+            table = read_table(self.run, path) if is_md else None
+            self._see_table(array, path, table, block.sector_bytes(path))
 
     def _unlock(self, node_id: str) -> None:
         path = self.paths[node_id]

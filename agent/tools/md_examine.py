@@ -9,9 +9,11 @@ from agent.errors import DiskError
 from agent.model.nodes import MdLevel, MdMetadata
 from agent.system import block
 from agent.system.command import Runner
-from agent.units import KiB
+from agent.units import KiB, align_down
 
 _SECTOR: Final = 512
+_V090_STEP: Final = 64 * KiB
+"""A superblock of 0.90 is in the last whole 64 KiB, but never in less than that."""
 _UUID: Final = re.compile(r"[0-9a-f]{8}(?::[0-9a-f]{8}){3}")
 _FIELD: Final = re.compile(r"^\s*([A-Za-z][A-Za-z0-9' ]*?) : ?(.*)$")
 _THIS: Final = re.compile(r"^this\s+\d+\s+\d+\s+\d+\s+(-?\d+)\s+(.*)$")
@@ -123,7 +125,7 @@ def _member(text: str, fields: dict[str, str], device_bytes: int) -> MdMember:
         raid_devices=slots,
         slot=slot,
         array_bytes=_number(fields.get("Array Size", "0")) * KiB,
-        area_bytes=_area(fields, old),
+        area_bytes=_area(fields, level, device_bytes, old=old),
         data_offset_bytes=_number(fields.get("Data Offset", "0")) * _SECTOR,
         device_bytes=device_bytes,
         events=_events(fields["Events"]),
@@ -252,10 +254,13 @@ def _chunk(fields: dict[str, str], level: MdLevel | None) -> int:
     return int(found[1]) * KiB
 
 
-def _area(fields: dict[str, str], old: bool) -> int:
+def _area(fields: dict[str, str], level: MdLevel | None, device_bytes: int, *, old: bool) -> int:
+    if old and level is MdLevel.LINEAR:
+        return max(align_down(device_bytes, _V090_STEP) - _V090_STEP, 0)
     if old:
         return _number(fields.get("Used Dev Size", "0")) * KiB
-    return _number(fields.get("Used Dev Size") or fields["Avail Dev Size"]) * _SECTOR
+    used = _number(fields.get("Used Dev Size", "0"))  # of a linear one: 0
+    return (used or _number(fields["Avail Dev Size"])) * _SECTOR
 
 
 def _events(text: str) -> int:

@@ -1,12 +1,11 @@
 """mdadm(8): arrays of Linux software RAID, read without a write, made anew, stopped.
 
-Devices are numbered ones, `/dev/md100`: their node is the kernel's own, so nothing waits for a
-link that udev makes later. The name in the superblock is what the captured system goes by.
+The name in the superblock is what the captured system goes by; here they go by their number.
 """
 
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -15,7 +14,6 @@ from agent.model.md_size import is_redundant, usable_bytes
 from agent.model.nodes import Array, MdLevel, MdMetadata
 from agent.system import block
 from agent.system.command import Runner
-from agent.tools import imsm
 from agent.tools.md_arrays import FoundArray, find_arrays
 from agent.tools.md_examine import MdMember, examine, parse_examine
 from agent.tools.md_state import (
@@ -34,8 +32,7 @@ __all__ = [
     "check",
     "examine",
     "find_arrays",
-    "free_device_name",
-    "make_array",
+    "make",
     "make_words",
     "parse_examine",
     "stop",
@@ -44,66 +41,34 @@ __all__ = [
     "wait_for_sync",
 ]
 
-_DEVICE_NAME: Final = re.compile(r"md\d{1,4}")
 _POSIX_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _ZEROING_TIMEOUT_S: Final = 4 * 3600.0
 _STOP_TRIES: Final = 20
 _STOP_PAUSE_S: Final = 0.5
-_FIRST_NUMBER: Final = 100
 
 
-def free_device_name() -> str:
-    """Return a name for an array's device that no array has now: `md100`."""
-    taken = {path.name for path in Path("/sys/class/block").glob("md*")}
-    return next(name for name in _names() if name not in taken)
+def assemble_read_only(run: Runner, target: Path, devices: Sequence[Path]) -> None:
+    """Start an array as `target`, to be read. Raises CommandFailed if it cannot run."""
+    run(["mdadm", "--assemble", target, "--config=none", "--readonly", "--run", *devices])
 
 
-def _names() -> Iterator[str]:
-    return (f"md{number}" for number in range(_FIRST_NUMBER, 10000))
-
-
-def assemble_read_only(
-    run: Runner, device_name: str, devices: Sequence[Path], metadata: MdMetadata
-) -> Path:
-    """Start the array of `devices`, the spares not among them, to be read; return its device.
-
-    The members are write-protected and stay so. It starts with members missing, too.
-    Raises CommandFailed if it cannot run.
-    """
-    target = _target(device_name)
-    for device in devices:
-        block.set_read_only(device, True)
-    if metadata is MdMetadata.IMSM:
-        imsm.assemble_read_only(run, _container(target), target, devices)
-    else:
-        run(["mdadm", "--assemble", target, "--config=none", "--readonly", "--run", *devices])
-    block.wait_for_node(target)
-    block.set_read_only(target, True)
-    return target
-
-
-def make_array(
+def make(
     run: Runner,
     array: Array,
-    device_name: str,
+    target: Path,
     devices: Sequence[Path | None],
     spares: Sequence[Path] = (),
     *,
     size_bytes: int | None = None,
     data_offset_bytes: int | None = None,
-) -> Path:
-    """Make `array` on `devices`, by slot, and return its device. What they held is gone.
+) -> None:
+    """Make `array` on `devices`, by slot, as `target`. What they held is gone.
 
     None makes it degraded there. `size_bytes` is how much of each member it uses; None: all.
     Its copies and parity are right when `wait_for_sync` returns: at once where the members can
     be told to read as zeros.
     """
-    target = _target(device_name)
     present = [device for device in devices if device is not None]
-    if array.metadata is MdMetadata.IMSM:
-        imsm.make(run, array, _container(target), target, present)
-        block.wait_for_node(target)
-        return target
     sizes = {block.size_bytes(device) for device in present}
     zeroes = is_redundant(array.level) and all(map(_zeroes_fast, present))
 
@@ -122,20 +87,18 @@ def make_array(
     # a member may promise to zero by command and not do it: then all is brought into step
     if not zeroes or run(words(zeroes=True), timeout_s=_ZEROING_TIMEOUT_S, ok=(0, 1)).status:
         run(words(zeroes=False), timeout_s=_ZEROING_TIMEOUT_S)
-    block.wait_for_node(target)
-    return target
 
 
 def make_words(
     array: Array,
     target: Path,
     devices: Sequence[Path | None],
-    spares: Sequence[Path],
+    spares: Sequence[Path] = (),
     *,
-    size_bytes: int | None,
-    data_offset_bytes: int | None,
-    zeroes: bool,
-    equal: bool,
+    size_bytes: int | None = None,
+    data_offset_bytes: int | None = None,
+    zeroes: bool = False,
+    equal: bool = False,
 ) -> list[str | Path]:
     """Return the mdadm command that makes `array`.
 
@@ -168,35 +131,16 @@ def make_words(
 
 
 def stop(run: Runner, device: Path) -> None:
-    """Stop the array; all that it holds is then on its members. Its container goes with it.
+    """Stop an array, or a container; all that it holds is then on its members.
 
     udev may look at it for a moment, which keeps it busy: tried again for ten seconds.
     """
-    container = imsm.container_of(device)
-    _stop(run, device)
-    if container is not None:
-        _stop(run, container)
-
-
-def _stop(run: Runner, device: Path) -> None:
     for _ in range(_STOP_TRIES):
-        answer = run(["mdadm", "--stop", device], ok=(0, 1), env=imsm.ENVIRONMENT)
+        answer = run(["mdadm", "--stop", device], ok=(0, 1))
         if answer.status == 0:
             return
         time.sleep(_STOP_PAUSE_S)
-    run(["mdadm", "--stop", device], env=imsm.ENVIRONMENT)
-
-
-def _container(target: Path) -> Path:
-    """Return a device for the container of what becomes `target`: another free number."""
-    taken = {target.name, *(path.name for path in Path("/sys/class/block").glob("md*"))}
-    return Path("/dev", next(name for name in _names() if name not in taken))
-
-
-def _target(device_name: str) -> Path:
-    if not _DEVICE_NAME.fullmatch(device_name):
-        raise ValueError(f"not the name of an array's device: {device_name!r}")
-    return Path("/dev") / device_name
+    run(["mdadm", "--stop", device])
 
 
 def _name_words(array: Array) -> list[str]:

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from agent.model.inventory import Drive
+from agent.model.nodes import Array, MdLevel, MdMetadata
 from agent.probe.contents import probe_contents
 from agent.system import block
 from agent.system.command import Output, Run, Runner, Word
-from agent.tools import mdadm
+from agent.tools import arrays, mdadm
 from agent.units import MiB
 from tests.guest.conftest import sh
 from tests.unit.make_plan import make_drive
@@ -244,6 +245,24 @@ def imsm(level: str, count: int, *more: str) -> Callable[[Bench], Source]:
     return build
 
 
+def linear(bench: Bench) -> Source:
+    """The system on one disk, its data on a linear array of two others, of unequal size."""
+    first = gpt()(bench)
+    disks = (bench.disk(64), bench.disk(96))
+    array = Array(
+        id="md0",
+        members=("disk1", "disk2"),
+        level=MdLevel.LINEAR,
+        metadata=MdMetadata.V1_2,
+        uuid="0a0b0c0d:11121314:21222324:31323334",
+        name="any:data",
+        size_bytes=0,
+    )
+    data = str(arrays.make(RUN, array, disks))
+    make("ext4", data)
+    return Source((*first.disks, *disks), (*first.mounts, Mount(data, DATA, "ext4")))
+
+
 def checked_imsm(disks: Sequence[Path]) -> int:
     """Let what was made be brought into step; return how many sectors of copies or parity differ.
 
@@ -256,7 +275,7 @@ def checked_imsm(disks: Sequence[Path]) -> int:
     try:
         return mdadm.check(array)
     finally:
-        mdadm.stop(RUN, array)
+        arrays.stop(RUN, array)
 
 
 def lvm(root: str = "ext4") -> Callable[[Bench], Source]:

@@ -11,6 +11,7 @@ import pytest
 from _pytest.mark import ParameterSet
 
 from agent.apply import Done, Host, apply
+from agent.errors import DiskError, StepFailed
 from agent.flows.capture import capture
 from agent.flows.deploy import TemplateSource, luks_keys
 from agent.flows.workplace import Workplace
@@ -20,7 +21,7 @@ from agent.model.job import CaptureSpec, DeploySpec, DiskHints, Verify
 from agent.model.keys import DiskKey
 from agent.model.layout import BootCode, Raw
 from agent.model.md_size import is_redundant
-from agent.model.nodes import Array, MdMetadata
+from agent.model.nodes import BIOS_BOOT_TYPE, PENDING_TYPE, Array, MdMetadata, Partition
 from agent.model.plan import Plan
 from agent.model.storage import (
     DiskAction,
@@ -40,6 +41,7 @@ from agent.store.body import Limits
 from agent.store.template import Template, open_template
 from agent.system import block
 from agent.system.mount import SOURCE_OPTIONS, Part, mounted_system
+from agent.tools import boot_sector, filesystems
 from agent.trust.keyring import Keyring
 from agent.units import MiB
 from tests.contracts.fake_registry import FakeRegistry
@@ -75,6 +77,7 @@ SAME: dict[str, Callable[[Bench], Source]] = {
     "RAID 10 of four": layouts.md("10", 4),
     "RAID 1, metadata 0.90": layouts.md("1", 2, "--metadata=0.90"),
     "RAID 1 of bare disks": layouts.md_whole_disks,
+    "linear, of bare disks": layouts.linear,
     "a table in a RAID 1": layouts.table_in_md("1", 2, "--metadata=1.0"),
     "a table in a RAID 5": layouts.table_in_md("5", 3, "--metadata=1.2"),
     "Intel's RAID 1": layouts.imsm("1", 2),
@@ -95,6 +98,7 @@ SHORT_SAME = (
     "logical root on MBR",
     "two disks, one bare",
     "RAID 1 and an ESP on both legs",
+    "linear, of bare disks",
     "a table in a RAID 5",
     "Intel's RAID 1",
     "xfs on LVM",
@@ -266,6 +270,30 @@ def test_the_same_layout_on_bigger_disks(name: str, bench: Bench, tmp_path: Path
     assert on_targets(plan, targets, tmp_path / "mnt") == taken.tree
     for disk in targets.values():
         assert block.size_bytes(Path(disk.path)) == disk.size_bytes
+
+
+@pytest.mark.full
+def test_a_deployment_that_fails_leaves_no_array_that_boots(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise DiskError("a filesystem is not sound")
+
+    monkeypatch.setattr(filesystems, "check", fail)
+    source = layouts.table_in_md("1", 2, "--metadata=1.0")(bench)
+    with captured(bench, source, tmp_path / "mnt") as taken:
+        targets = {name: drive_of(bench.disk(192)) for name in ("disk0", "disk1")}
+        spec = DeploySpec(template="demo:latest", verify=Verify.NONE)
+        with pytest.raises(StepFailed):
+            deployed(taken.template, targets, spec, tmp_path / "mnt")
+    assert "active" not in Path("/proc/mdstat").read_text()
+    for disk in targets.values():
+        assert boot_sector.read_boot_code(Path(disk.path)) == boot_sector.PENDING_STUB
+    drives = {name: drive_of(Path(one.path)) for name, one in targets.items()}
+    with opened_system(RUN, drives) as found:
+        parts = [node for node in found.nodes if isinstance(node, Partition)]
+        types = [BIOS_BOOT_TYPE, PENDING_TYPE, PENDING_TYPE]
+        assert [(part.on, part.type) for part in parts] == [("md0", one) for one in types]
 
 
 def test_a_btrfs_on_two_disks_comes_along(bench: Bench, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from agent.errors import CommandFailed
 from agent.model.nodes import Array, MdLevel, MdMetadata
 from agent.system import block
 from agent.system.command import Run
-from agent.tools import mdadm
+from agent.tools import arrays, mdadm
 from agent.units import GiB, KiB, MiB
 from tests.guest.conftest import sh
 
@@ -25,8 +25,7 @@ LAYOUTS = {MdLevel.RAID5: "left-asymmetric", MdLevel.RAID6: "left-symmetric"}
 SIZES = (12 * MiB, 13 * MiB + 512, 12 * MiB + 64 * KiB, 15 * MiB)
 
 # Each level and each format; every pair would say no more.
-# The image's kernel starts no linear array.
-CASES = [(level, MdMetadata.V1_2) for level in MdLevel if level is not MdLevel.LINEAR] + [
+CASES = [(level, MdMetadata.V1_2) for level in MdLevel] + [
     (MdLevel.RAID1, MdMetadata.V0_90),
     (MdLevel.RAID1, MdMetadata.V1_0),
     (MdLevel.RAID1, MdMetadata.V1_1),
@@ -37,6 +36,8 @@ CASES = [(level, MdMetadata.V1_2) for level in MdLevel if level is not MdLevel.L
     (MdLevel.RAID6, MdMetadata.V1_1),
     (MdLevel.RAID4, MdMetadata.V1_0),
     (MdLevel.RAID0, MdMetadata.V1_0),
+    (MdLevel.LINEAR, MdMetadata.V0_90),
+    (MdLevel.LINEAR, MdMetadata.V1_0),
 ]
 
 
@@ -119,15 +120,16 @@ def test_what_is_made_is_what_was_found(level: MdLevel, metadata: MdMetadata, lo
     devices = loops(*SIZES[: len(array.members)])
     for device in devices:  # what a member held before must do no harm
         device.write_bytes(os.urandom(4 * MiB))
-    device = mdadm.make_array(RUN, array, "md100", devices)
-    wait(device)
+    device = arrays.make(RUN, array, devices)
+    if level is not MdLevel.LINEAR:
+        wait(device)
     size = block.size_bytes(device)
     usable = mdadm.usable_bytes(array, [block.size_bytes(one) for one in devices])
     assert size * 0.8 < usable <= size
     held = scribble(device)
     if level not in (MdLevel.LINEAR, MdLevel.RAID0):
         assert mdadm.check(device) == 0
-    mdadm.stop(RUN, device)
+    arrays.stop(RUN, device)
     one = found(devices)
     expected = msgspec.structs.replace(array, size_bytes=size)
     if level is MdLevel.RAID0:
@@ -135,10 +137,10 @@ def test_what_is_made_is_what_was_found(level: MdLevel, metadata: MdMetadata, lo
     assert one.array == expected
     assert one.unfit == ()
     before = bytes_of(devices)
-    read = mdadm.assemble_read_only(RUN, "md101", devices, metadata)
+    read = arrays.assemble_read_only(RUN, array, devices)
     assert read.read_bytes() == held
     assert block.is_read_only(read)
-    mdadm.stop(RUN, read)
+    arrays.stop(RUN, read)
     assert bytes_of(devices) == before
 
 
@@ -154,28 +156,23 @@ def test_no_more_is_promised_than_is_there(
             array,
             Path("/dev/md100"),
             devices,
-            (),
-            size_bytes=None,
-            data_offset_bytes=None,
-            zeroes=False,
             equal=True,
         )
         RUN([*words[:2], "--assume-clean", *words[2:]])
         real = block.size_bytes("/dev/md100")
         usable = mdadm.usable_bytes(array, [size] * len(array.members))
         assert real * 0.99 < usable <= real
-        mdadm.stop(RUN, Path("/dev/md100"))
+        arrays.stop(RUN, Path("/dev/md100"))
 
 
 def test_a_degraded_array_with_a_spare(loops: Loops) -> None:
     """Its spare fills the gap of the new one; of a source without spare the gap stays."""
     array = an_array(MdLevel.RAID5, MdMetadata.V1_2, bitmap=True)
     devices = loops(*[12 * MiB] * 3)
-    device = mdadm.make_array(
-        RUN, array, "md100", [devices[0], None, devices[2]], data_offset_bytes=MiB
-    )
+    device = Path("/dev/md100")
+    mdadm.make(RUN, array, device, [devices[0], None, devices[2]], data_offset_bytes=MiB)
     held = scribble(device)
-    mdadm.stop(RUN, device)
+    arrays.stop(RUN, device)
     one = found(devices)
     assert one.array is not None
     assert one.array.members == ("disk0", None, "disk2")
@@ -184,22 +181,22 @@ def test_a_degraded_array_with_a_spare(loops: Loops) -> None:
     assert one.data_offset_bytes == MiB
     source = [devices[0], devices[2]]
     before = bytes_of(source)
-    read = mdadm.assemble_read_only(RUN, "md101", source, MdMetadata.V1_2)
+    read = arrays.assemble_read_only(RUN, array, source)
     assert read.read_bytes() == held
-    mdadm.stop(RUN, read)
+    arrays.stop(RUN, read)
     assert bytes_of(source) == before
     with pytest.raises(CommandFailed):
-        mdadm.assemble_read_only(RUN, "md101", source[:1], MdMetadata.V1_2)
+        arrays.assemble_read_only(RUN, array, source[:1])
     for member in source:
         block.set_read_only(member, False)
     sh("mdadm", "--zero-superblock", devices[0])
     assert mdadm.examine(RUN, devices[0]) is None
 
     target = loops(*[12 * MiB] * 4)
-    device = mdadm.make_array(RUN, array, "md100", target[:3], target[3:])
+    device = arrays.make(RUN, array, target[:3], target[3:])
     wait(device)
     assert mdadm.sync_state(device).degraded == 0
-    mdadm.stop(RUN, device)
+    arrays.stop(RUN, device)
     one = found(target)
     assert one.array is not None
     assert one.array.spares == ("disk3",)
@@ -218,32 +215,28 @@ def test_partitions_without_a_way_to_zero_are_brought_into_step(scratch: list[Pa
         array,
         Path("/dev/md100"),
         parts,
-        (),
-        size_bytes=None,
-        data_offset_bytes=None,
-        zeroes=False,
         equal=True,
     )
     RUN(words)
     wait(Path("/dev/md100"))
     assert mdadm.check(Path("/dev/md100")) == 0
-    mdadm.stop(RUN, Path("/dev/md100"))
+    arrays.stop(RUN, Path("/dev/md100"))
     assert found(parts).unfit == ()
-    device = mdadm.make_array(RUN, array, "md100", parts)
+    device = arrays.make(RUN, array, parts)
     wait(device)
     assert mdadm.check(device) == 0
-    mdadm.stop(RUN, device)
+    arrays.stop(RUN, device)
 
 
 def test_a_member_that_dropped_out_is_named(loops: Loops) -> None:
     array = an_array(MdLevel.RAID1, MdMetadata.V1_2)
     devices = loops(12 * MiB, 12 * MiB)
-    device = mdadm.make_array(RUN, array, "md100", devices)
+    device = arrays.make(RUN, array, devices)
     wait(device)
     sh("mdadm", device, "--fail", devices[1])
     sh("mdadm", device, "--remove", devices[1])
     scribble(device)
-    mdadm.stop(RUN, device)
+    arrays.stop(RUN, device)
     one = found(devices)
     assert one.array is not None
     assert one.array.members == ("disk0", None)

@@ -1,0 +1,75 @@
+"""The one door to md arrays: which tool reads, makes and stops one is told by its kind.
+
+mdadm and the kernel do most; Intel's RAID has a container around it, and linear arrays are shown
+by device-mapper. Devices are numbered ones, `/dev/md100`: their node is the kernel's own, so
+nothing waits for a link that udev makes later.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from agent.model.nodes import Array, MdLevel, MdMetadata
+from agent.system import block
+from agent.system.command import Runner
+from agent.tools import imsm, md_linear, mdadm
+
+_FIRST_NUMBER: Final = 100
+
+
+def assemble_read_only(run: Runner, array: Array, devices: Sequence[Path]) -> Path:
+    """Start `array` on `devices`, by slot, the spares not among them; return its device.
+
+    The members are write-protected and stay so. It starts with members missing, too.
+    Raises CommandFailed if it cannot run.
+    """
+    for device in devices:
+        block.set_read_only(device, True)
+    target, container = _free_devices()
+    if array.level is MdLevel.LINEAR:
+        return md_linear.show(run, target.name, array, devices, read_only=True)
+    if array.metadata is MdMetadata.IMSM:
+        imsm.assemble_read_only(run, container, target, devices)
+    else:
+        mdadm.assemble_read_only(run, target, devices)
+    block.wait_for_node(target)
+    block.set_read_only(target, True)
+    return target
+
+
+def make(
+    run: Runner, array: Array, devices: Sequence[Path | None], spares: Sequence[Path] = ()
+) -> Path:
+    """Make `array` on `devices`, by slot, and return its device. What they held is gone.
+
+    None makes it degraded there. Its copies and parity are right when `wait_for_sync` returns.
+    """
+    target, container = _free_devices()
+    present = [device for device in devices if device is not None]
+    if array.level is MdLevel.LINEAR:
+        return md_linear.make(run, target, array, present)
+    if array.metadata is MdMetadata.IMSM:
+        imsm.make(run, array, container, target, present)
+    else:
+        mdadm.make(run, array, target, devices, spares)
+    block.wait_for_node(target)
+    return target
+
+
+def stop(run: Runner, device: Path) -> None:
+    """Stop what the other two have started; all that it holds is then on its members."""
+    if device.parent == md_linear.MAPPER:
+        md_linear.hide(run, device)
+        return
+    container = imsm.container_of(device)
+    mdadm.stop(run, device)
+    if container is not None:
+        mdadm.stop(run, container)
+
+
+def _free_devices() -> tuple[Path, Path]:
+    """Return two devices that no array has now: for one, and for a container around it."""
+    taken = {path.name for path in Path("/sys/class/block").glob("md*")} | md_linear.shown()
+    names = (f"md{number}" for number in range(_FIRST_NUMBER, 10000))
+    free = (Path("/dev", name) for name in names if name not in taken)
+    return next(free), next(free)
