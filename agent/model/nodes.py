@@ -153,6 +153,11 @@ class Array(Value, frozen=True, kw_only=True, tag="md", tag_field="kind"):
     """A partition table inside it: the array is used as if it were a disk."""
 
     @property
+    def words(self) -> str:
+        """What it is called before a person: `raid1`, `Intel's raid1`."""
+        return f"Intel's {self.level}" if self.metadata is MdMetadata.IMSM else self.level
+
+    @property
     def below(self) -> tuple[str, ...]:
         return (*(member for member in self.members if member), *self.spares)
 

@@ -63,7 +63,7 @@ class MakeArray(Value, frozen=True, kw_only=True, tag="make-md", tag_field="kind
 
     def summary(self) -> str:
         members = ", ".join(member or "missing" for member in self.array.members)
-        return f"make the {self.array.level} {self.array.id} of {members}"
+        return f"make the {self.array.words} {self.array.id} of {members}"
 
 
 class MakeLuks(Value, frozen=True, kw_only=True, tag="make-luks", tag_field="kind"):

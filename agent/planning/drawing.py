@@ -89,7 +89,7 @@ def _line(layout: Layout, child: Node | Volume) -> str:
             return f"{child.number}  {format_bytes(child.size_bytes)}{kind}"
         case Array():
             count = len(child.members)
-            return f"{child.level} {child.id} of {count}, {format_bytes(child.size_bytes)}"
+            return f"{child.words} {child.id} of {count}, {format_bytes(child.size_bytes)}"
         case Luks():
             return f"LUKS{child.version} {child.id}, {format_bytes(child.size_bytes)}"
         case VolumeGroup():

@@ -113,7 +113,7 @@ def _above(plan: Plan) -> Iterator[str]:
     for node in plan.layout.nodes:
         match node:
             case Array():
-                kind = f"{node.level} of {', '.join(one or 'missing' for one in node.members)}"
+                kind = f"{node.words} of {', '.join(one or 'missing' for one in node.members)}"
             case Luks():
                 kind = f"LUKS{node.version} on {node.on}"
             case VolumeGroup():

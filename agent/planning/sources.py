@@ -9,6 +9,8 @@ from agent.planning.hints import pick_disk
 
 _SPANNING: Final = frozenset({"linux_raid_member", "btrfs"})
 """What libblkid gives the same UUID on each of its disks."""
+_UNNAMED: Final = "isw_raid_member"
+"""What it gives none: all that Intel's RAID has on a machine is captured together."""
 
 
 def source_disks(spec: CaptureSpec, drives: Sequence[Drive]) -> dict[str, Drive]:
@@ -35,7 +37,7 @@ def source_disks(spec: CaptureSpec, drives: Sequence[Drive]) -> dict[str, Drive]
 
 def _pieces(drive: Drive) -> frozenset[tuple[str, str]]:
     return frozenset(
-        (found.what, found.uuid)
+        (found.what, found.uuid or "")
         for found in drive.contents
-        if found.what in _SPANNING and found.uuid
+        if found.what == _UNNAMED or (found.what in _SPANNING and found.uuid)
     )

@@ -25,6 +25,8 @@ _ENCRYPTED: Final = 0x80
 _NOT_ALIGNED: Final = 0x100
 _INLINE: Final = 0x200
 _TAIL: Final = 0x400
+_UNWRITTEN: Final = 0x800
+_SHARED: Final = 0x2000
 _NO_PLACE: Final = _UNKNOWN | _DELALLOC | _ENCODED | _ENCRYPTED | _NOT_ALIGNED | _INLINE | _TAIL
 
 
@@ -38,10 +40,23 @@ def file_extents(fd: int, name: str) -> tuple[Extent, ...]:
     Preallocated runs are among them: what they hold is somebody's old data. Raises NoPlace for a
     file kept inside its inode, compressed, or not yet written: zeroing those would do harm.
     """
-    return tuple(_extents(fd, name))
+    found = []
+    for _, extent, flags in _mapped(fd, name):
+        if flags & _NO_PLACE:
+            raise NoPlace(f"the bytes of {name} have no blocks of their own (flags {flags:#x})")
+        found.append(extent)
+    return tuple(found)
 
 
-def _extents(fd: int, name: str) -> Iterator[Extent]:
+def shared_runs(fd: int, name: str) -> Iterator[tuple[int, Extent]]:
+    """Yield what of the open file other files may have too: (offset in it, run of the volume)."""
+    for offset, extent, flags in _mapped(fd, name):
+        if flags & _SHARED and not flags & (_NO_PLACE | _UNWRITTEN):
+            yield offset, extent
+
+
+def _mapped(fd: int, name: str) -> Iterator[tuple[int, Extent, int]]:
+    """Yield (offset in the file, run of the volume, flags)."""
     at, end = 0, os.fstat(fd).st_size
     if end == 0:
         return
@@ -63,9 +78,7 @@ def _extents(fd: int, name: str) -> Iterator[Extent]:
             logical, physical, size, _, _, flags, *_ = _EXTENT.unpack_from(
                 buffer, _HEADER.size + number * _EXTENT.size
             )
-            if flags & _NO_PLACE:
-                raise NoPlace(f"the bytes of {name} have no blocks of their own (flags {flags:#x})")
-            yield Extent(physical, size)
+            yield logical, Extent(physical, size), flags
             at = logical + size
         if flags & _LAST:
             return

@@ -4,8 +4,9 @@ cp and not rsync: it is in coreutils, asks nothing of the target, and fails with
 file that it could not copy. What cp does not know is done here and in `copy_flags`: inode flags
 and projects (chattr), free room before the first write, write errors that only a sync shows.
 
-What is shared between files on the source (reflinks, snapshots) is written once for each file:
-no call shares blocks between two filesystems. `Needs` counts them so.
+What is shared between files on the source (reflinks) is written once for each file, for no call
+shares blocks between two filesystems, and `Needs` counts it so; then the copies share it again
+(`copy_shares`).
 """
 
 import ctypes
@@ -32,6 +33,7 @@ from agent.tools.copy_flags import (
     restore_flags,
     shown,
 )
+from agent.tools.copy_shares import share_again
 from agent.units import format_bytes
 
 _COPY_TIMEOUT_S: Final = 7 * 24 * 3600.0
@@ -164,6 +166,10 @@ def copy_tree(
             ticker.watch(run, words, stop or threading.Event())
             ticker.finish()
         synced.sync()
+        if not is_plain and (saved := share_again(source, target)):
+            text = f"{what}: {format_bytes(saved)} are shared between files, as on the source"
+            report(Logged(level=Level.INFO, message=text))
+            synced.sync()
     return Copied(needs.bytes, needs.inodes, target, needs.flagged)
 
 

@@ -1,6 +1,8 @@
 """What chattr sets of a file reaches another filesystem, or is said to be lost."""
 
+import fcntl
 import os
+import struct
 from pathlib import Path
 
 import pytest
@@ -62,6 +64,56 @@ def test_no_copy_on_write_is_kept_or_said(kind: str, tmp_path: Path) -> None:
                 assert {one.path for one in lost} >= {"var/lib/db", "var/lib/db/table"}
                 (said,) = [one.message for one in heard if isinstance(one, Logged)]
                 assert "lose the flag +C, which the new filesystem does not take" in said
+
+
+@pytest.mark.parametrize(("kind", "to"), [("xfs", "xfs"), ("btrfs", "xfs"), ("xfs", "ext4")])
+def test_reflinks_share_again_where_they_can(kind: str, to: str, tmp_path: Path) -> None:
+    run = Run()
+    made = {**PROJECTS, "btrfs": BTRFS}
+    heard: list[Happening] = []
+    with (
+        loop(tmp_path, "source.img", 320 * MiB, *made[kind]) as device,
+        loop(tmp_path, "target.img", 320 * MiB, *made[to]) as target,
+    ):
+        with mounted(run, device, tmp_path / "source", kind, "rw") as source:
+            (source / "disk").write_bytes(os.urandom(40 * MiB))
+            sh("cp", "--reflink=always", source / "disk", source / "clone")
+            with (source / "clone").open("r+b") as file:  # from here on it is another
+                file.seek(20 * MiB)
+                file.write(b"changed" * 1000)
+            clone_range(source / "disk", 8 * MiB, source / "part", 4 * MiB)
+            os.link(source / "clone", source / "link")
+            for name in ("disk", "clone", "part"):
+                os.utime(source / name, ns=(7, 1_222_222_222_000_000_003))
+        with (
+            mounted(run, device, tmp_path / "source", kind, "ro") as source,
+            mounted(run, target, tmp_path / "target", to, "rw") as top,
+        ):
+            before = used_bytes(top)
+            copy_tree(run, source, top, heard.append)
+            for name in ("disk", "clone", "part", "link"):
+                assert (top / name).read_bytes() == (source / name).read_bytes()
+            assert (top / "clone").stat().st_mtime_ns == 1_222_222_222_000_000_003
+            taken = used_bytes(top) - before
+        said = [one.message for one in heard if isinstance(one, Logged)]
+        if to == "ext4":
+            assert said == []
+            assert taken >= 84 * MiB
+        else:
+            assert ["MiB are shared between files" in one for one in said] == [True]
+            assert 40 * MiB <= taken < 46 * MiB
+
+
+def clone_range(source: Path, at: int, target: Path, size: int) -> None:
+    """Let a new file have a part of another: FICLONERANGE of <linux/fs.h>."""
+    with source.open("rb") as one, target.open("wb") as other:
+        fcntl.ioctl(other, 0x4020940D, struct.pack("=qQQQ", one.fileno(), at, size, 0))
+
+
+def used_bytes(where: Path) -> int:
+    sh("sync", "--file-system", where)
+    found = os.statvfs(where)
+    return (found.f_blocks - found.f_bfree) * found.f_frsize
 
 
 @pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs"])

@@ -93,15 +93,11 @@ SAME: dict[str, Callable[[Bench], Source]] = {
 }
 
 SHORT_SAME = (
-    "ext4 on GPT of 4096",
     "btrfs with subvolumes",
     "logical root on MBR",
     "two disks, one bare",
-    "RAID 1 and an ESP on both legs",
-    "linear, of bare disks",
     "a table in a RAID 5",
     "Intel's RAID 1",
-    "xfs on LVM",
     "thin volumes",
     "LVM on LUKS on RAID 1",
 )
@@ -296,6 +292,7 @@ def test_a_deployment_that_fails_leaves_no_array_that_boots(
         assert [(part.on, part.type) for part in parts] == [("md0", one) for one in types]
 
 
+@pytest.mark.full
 def test_a_btrfs_on_two_disks_comes_along(bench: Bench, tmp_path: Path) -> None:
     system, place = layouts.gpt()(bench), tmp_path / "pair"
     pair = (bench.disk(256), bench.disk(256))
@@ -329,6 +326,19 @@ def test_a_btrfs_on_two_disks_comes_along(bench: Bench, tmp_path: Path) -> None:
 
 def known_in(where: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (where / "known").iterdir()}
+
+
+def ext4_root() -> Storage:
+    """The whole system on one ext4."""
+    return Storage(
+        config=(
+            DiskAction(id="disk0"),
+            PartitionAction(id="bios", device="disk0", size="1MiB", flag=PartitionFlag.BIOS_GRUB),
+            PartitionAction(id="large", device="disk0"),
+            FormatAction(id="root", volume="large", fstype=Filesystem.EXT4),
+            MountAction(id="m0", device="root", path="/"),
+        )
+    )
 
 
 def xfs_root() -> Storage:
@@ -382,6 +392,13 @@ OTHER = {
     "a smaller disk": Other(layouts.gpt(), Shape.SINGLE, (200,)),
     "xfs to a smaller xfs": Other(layouts.gpt("xfs"), Shape.SINGLE, (400,)),
     "ext4 to xfs and a /boot": Other(layouts.gpt(), xfs_root(), (450,)),
+    "xfs to ext4": Other(layouts.gpt("xfs"), ext4_root(), (300,)),
+    "btrfs subvolumes to ext4": Other(layouts.btrfs_subvolumes, ext4_root(), (300,)),
+    "LUKS2 to plain": Other(layouts.luks(), Shape.SINGLE, (300,)),
+    "4096 to 512": Other(layouts.gpt(sector_bytes=4096), Shape.SINGLE, (300,)),
+    "LVM on LUKS on RAID 1 to one plain disk": Other(
+        layouts.lvm_on_luks_on_md, Shape.SINGLE, (400,)
+    ),
     "one disk to RAID 1": Other(layouts.gpt(), Shape.RAID1, (300, 300)),
     "one disk to RAID 5": Other(layouts.gpt(), raid5_root(), (160, 160, 160)),
     "RAID 1 to one smaller disk": Other(layouts.md("1", 2), Shape.SINGLE, (200,)),

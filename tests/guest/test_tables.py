@@ -335,7 +335,14 @@ NEW = (
 )
 
 
-@pytest.mark.parametrize("past", PASTS)
+SHORT = (*tuple(PASTS)[::3], "vg in gpt", "imsm on the disk")
+"""Those of the short run: some of each kind. The long matrix has the others."""
+
+
+@pytest.mark.parametrize(
+    "past",
+    [past if past in SHORT else pytest.param(past, marks=pytest.mark.full) for past in PASTS],
+)
 def test_the_past_never_comes_back(past: str, scratch: list[Path]) -> None:
     device = scratch[0]
     PASTS[past](device)

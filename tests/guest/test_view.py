@@ -43,6 +43,8 @@ from tests.guest.trees import (
     tree_of,
 )
 
+FULL = pytest.mark.full
+"""Other tests of the short run write to these too."""
 PATIENT = Limits(connect_s=10, read_s=30, window_s=30)
 CONTENTS: dict[str, Content] = {
     "ext4": Ext(uuid=UUID, label="", block_bytes=4096, features=()),
@@ -111,7 +113,9 @@ def viewed(
         yield view, top
 
 
-@pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs"])
+@pytest.mark.parametrize(
+    "kind", [pytest.param("ext4", marks=FULL), pytest.param("xfs", marks=FULL), "btrfs"]
+)
 def test_all_files_reach_a_smaller_filesystem(
     kind: str, captured: Captured, tmp_path: Path
 ) -> None:
