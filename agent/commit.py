@@ -84,14 +84,15 @@ def write_commit(
     if missing:
         raise DiskError(f"there is nothing to commit for {', '.join(missing)}")
     for disk in commit.disks:
-        device = devices[disk.disk]
         if disk.table:
-            write_checked_table(run, device, disk.table)
+            write_checked_table(run, devices[disk.disk], disk.table)
+    places = [(devices[disk.disk], head) for disk in commit.disks for head in disk.heads]
+    for device, head in places:
         sector = block.sector_bytes(device)
-        for head in disk.heads:
-            boot_sector.write_at(device, head.offset_bytes + sector, heads[head.volume][sector:])
-        for head in disk.heads:
-            boot_sector.write_at(device, head.offset_bytes, heads[head.volume][:sector])
+        boot_sector.write_at(device, head.offset_bytes + sector, heads[head.volume][sector:])
+    for device, head in places:
+        sector = block.sector_bytes(device)
+        boot_sector.write_at(device, head.offset_bytes, heads[head.volume][:sector])
     for disk in commit.disks:
         device = devices[disk.disk]
         if disk.table:
@@ -113,9 +114,8 @@ def write_checked_table(run: Runner, device: Path, table: PlannedTable) -> None:
 def invalidate(run: Runner, plan: Plan, devices: Mapping[str, Path]) -> tuple[str, ...]:
     """Make sure that nothing boots from `devices`: disks of `plan`, or arrays with a table.
 
-    Returns what could not be done.
-
-    Boot code first, then the heads, then the table: each alone already stops one firmware.
+    Returns what could not be done. Boot code first, then the heads, then the table: each alone
+    already stops one firmware.
     """
     return tuple(
         f"{what} of {device}: {complaint}"
@@ -129,7 +129,8 @@ def _undoing(
 ) -> Iterator[tuple[Path, str, Callable[[], None]]]:
     committed = {disk.disk: disk for disk in plan.commit.disks} if plan.commit else {}
     for node, device in devices.items():
-        disk = committed.get(node) or CommittedDisk(disk=node, table=plan.disk(node).table)
+        tables = {disk.id: disk.table for disk in plan.disks}
+        disk = committed.get(node) or CommittedDisk(disk=node, table=tables.get(node))
         stub = partial(boot_sector.write_boot_code, device, boot_sector.PENDING_STUB)
         yield device, "boot code", stub
         for head in disk.heads:

@@ -1,6 +1,7 @@
 """The devices of a layout while it is being made: disks, partitions, arrays, LUKS, volumes."""
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from agent.model.nodes import Array, Disk, LogicalVolume, Luks, Partition, Volum
 from agent.model.steps import MakeArray, MakeGroup, MakeLogical, MakeLuks
 from agent.system import block
 from agent.system.command import Runner
+from agent.system.hold import locked
 from agent.tools import arrays, cryptsetup, lvm
 
 Making = MakeArray | MakeLuks | MakeGroup | MakeLogical
@@ -31,6 +33,8 @@ class Devices:
     partition: Callable[[Path, int], Path] = partition_node
     keys: Mapping[str, bytes] = field(default_factory=dict)
     """The key of each LUKS node."""
+    locks: dict[str, ExitStack] = field(default_factory=dict)
+    """What keeps udevd away from arrays with a table, as from the disks."""
 
     def path(self, node_id: str) -> Path:
         """Return the device of a node, with nothing stale in the kernel's cache of it.
@@ -52,12 +56,16 @@ class Devices:
         """Make what `step` names on what it stands on."""
         match step:
             case MakeArray(array=array):
-                self.paths[array.id] = arrays.make(
+                made = arrays.make(
                     self.run,
                     array,
                     [self.path(member) if member else None for member in array.members],
                     [self.path(spare) for spare in array.spares],
                 )
+                self.paths[array.id] = made
+                if array.table is not None:
+                    self.locks[array.id] = ExitStack()
+                    self.locks[array.id].enter_context(locked(made))
             case MakeLuks(luks=luks):
                 below = self.path(luks.on)
                 key = self.keys[luks.id]
@@ -94,7 +102,10 @@ class Devices:
             case Luks() if node_id in self.paths:
                 cryptsetup.close_luks(self.run, self.paths.pop(node_id).name)
             case Array() if node_id in self.paths:
-                arrays.stop(self.run, self.paths.pop(node_id))
+                if node_id in self.locks:
+                    self.locks.pop(node_id).close()
+                arrays.stop(self.run, self.paths[node_id])
+                del self.paths[node_id]
             case _:
                 pass
 

@@ -244,7 +244,9 @@ def _names(node: Node, found: FoundSystem) -> tuple[str, ...]:
         case Luks(name=str() as name):
             return (f"/dev/mapper/{name}",)
         case Partition(on=on, number=number) if isinstance(array := found.node(on), Array):
-            return tuple(f"{name}p{number}" for name in _names(array, found))
+            # udev's rules and the kernel put a p between two digits
+            names = _names(array, found)
+            return tuple(f"{name}{'p' if name[-1].isdigit() else ''}{number}" for name in names)
         case Partition() | VolumeGroup() | Luks():
             return ()
         case _:

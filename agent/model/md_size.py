@@ -10,6 +10,10 @@ from agent.units import KiB, MiB, TiB, align_down, align_up
 DEFAULT_CHUNK_BYTES: Final = 512 * KiB
 """What mdadm takes where none is asked for."""
 _SECTOR: Final = 512
+_IMSM_LEVELS: Final = (MdLevel.RAID0, MdLevel.RAID1, MdLevel.RAID5, MdLevel.RAID10)
+_IMSM_NAME: Final = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_.-]{0,15})?")
+_IMSM_BEHIND: Final = 10402 * 512
+"""What is behind a volume: MPB_SECTOR_CNT and IMSM_RESERVED_SECTORS of mdadm's super-intel.c."""
 _MIRROR_STEP: Final = 64 * KiB
 _V090_STEP: Final = 64 * KiB
 _V090_MOST: Final = 2 * TiB
@@ -21,7 +25,19 @@ def why_not(array: Array) -> str | None:
     """Return why no such array can be started or made here, None if it can."""
     if array.level is MdLevel.RAID0 and array.metadata is MdMetadata.V0_90:
         return "mdadm (4.4) makes no RAID 0 with metadata 0.90"
-    if array.metadata is MdMetadata.IMSM and None in array.members:
+    if array.level is MdLevel.LINEAR and array.table is not None:
+        return "a linear array has no table here: device-mapper, which shows it, shows none"
+    return _not_of_intel(array) if array.metadata is MdMetadata.IMSM else None
+
+
+def _not_of_intel(array: Array) -> str | None:
+    if array.level not in _IMSM_LEVELS:
+        return "Intel's RAID has levels 0, 1, 5 and 10"
+    if not _IMSM_NAME.fullmatch(array.name):
+        return f"Intel's RAID gives no volume the name {array.name!r}"
+    if array.spares:
+        return "spares of Intel's RAID are not made: mdadm --add it when the system runs"
+    if None in array.members:
         return (
             "Intel's RAID cannot be made with a member missing: rebuild it on the source; if it is "
             "left from an earlier use of the disk, mdadm --zero-superblock"
@@ -113,7 +129,7 @@ def _area(metadata: MdMetadata, size: int, front: int) -> int:
         case MdMetadata.V1_1 | MdMetadata.V1_2:
             return max(align_down(size, _SECTOR) - front, 0)
         case MdMetadata.IMSM:
-            return max(align_down(size, MiB) - 8 * MiB, 0)
+            return max(align_down(size - _IMSM_BEHIND, MiB), 0)
 
 
 def _data_offset(size: int, chunk: int) -> int:

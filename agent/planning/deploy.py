@@ -18,6 +18,7 @@ from agent.model.nodes import (
     ESP_TYPE,
     Array,
     Luks,
+    MdMetadata,
 )
 from agent.model.plan import Plan, PlannedDisk, Target
 from agent.model.steps import (
@@ -114,6 +115,7 @@ def plan_deploy(
             *_damage(template),
             *shape.notes,
             *_degraded(layout),
+            *_renamed(layout),
             *overcommitted(layout),
             *(() if wanted is None else left_behind(template.layout, layout)),
         ),
@@ -253,6 +255,15 @@ def _entries(template: TemplateConfig, layout: Layout) -> Iterator[EfiEntry]:
 def _damage(template: TemplateConfig) -> Iterator[str]:
     for line in damage_lines(template.holes):
         yield f"the template is damaged, by consent: {line}"
+
+
+def _renamed(layout: Layout) -> Iterator[str]:
+    for node in layout.nodes:
+        if isinstance(node, Array) and node.metadata is MdMetadata.IMSM:
+            yield (
+                f"{node.id} gets another UUID, as each of Intel's RAID does: a system that goes by "
+                f"the old one ({node.uuid} in mdadm.conf or rd.md.uuid=) will not find it"
+            )
 
 
 def _degraded(layout: Layout) -> Iterator[str]:

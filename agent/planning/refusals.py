@@ -8,15 +8,14 @@ from agent.model.filesystems import can_grow, fits_sectors
 from agent.model.inventory import Drive, Found, Inventory
 from agent.model.job import DeploySpec
 from agent.model.layout import BootCode, MbrGap, Raw, Vfat
-from agent.model.nodes import Array, Disk, Gpt, Holder, Luks, Mbr, MdMetadata
+from agent.model.nodes import Array, Disk, Holder, Luks, Mbr, MdMetadata
 from agent.model.template import FORMAT_VERSION, TemplateConfig
 from agent.network import intended_network, missing_cards, render_network
 from agent.planning.damage import DAMAGE_CONSENT, damage_lines
-from agent.planning.free_space import usable
 from agent.planning.soundness import about_layout
 from agent.planning.stack import UnixFiles
-from agent.planning.tables import Room, sector_objections
-from agent.units import align_up, format_bytes
+from agent.planning.tables import Room, needs_bytes, sector_objections
+from agent.units import format_bytes
 
 VALUABLE_USAGES: Final = frozenset({"raid", "crypto"})
 """libblkid's usage of what is one part of something larger, or cannot be read without a key."""
@@ -201,7 +200,8 @@ def _about_fit(template: TemplateConfig, disk: Disk, drive: Drive) -> Iterator[s
             )
         return
     last = max(parts, key=lambda part: part.extent.end)
-    needs = needs_bytes(last.extent.end, disk)
+    is_mbr = isinstance(disk.table, Mbr)
+    needs = needs_bytes(last.extent.end, disk.sector_bytes, is_mbr=is_mbr)
     if needs > drive.size_bytes:
         least = sum(volume.minimum_bytes for volume in template.layout.volumes)
         yield (
@@ -242,7 +242,10 @@ def _about_sectors(template: TemplateConfig, disk: Disk, drive: Drive) -> Iterat
         if disk in template.layout.disks_of(holder.id):
             size = drive.size_bytes if holder is disk else holder.size_bytes
             room = Room(size, drive.sector_bytes, is_mbr=isinstance(holder.table, Mbr))
-            reasons += sector_objections(template.layout.partitions(holder.id), room)
+            if room.is_enough:
+                reasons += sector_objections(template.layout.partitions(holder.id), room)
+            else:
+                reasons.append(f"{holder.id} is too small for a table in such sectors")
     reasons += [
         f"{volume.mount or volume.id} counts in smaller sectors"
         for volume in template.layout.volumes
@@ -253,14 +256,6 @@ def _about_sectors(template: TemplateConfig, disk: Disk, drive: Drive) -> Iterat
         reasons.append("its BIOS boot code counts in sectors of the source")
     if reasons:
         yield f"{differ}: {'; '.join(reasons)} (another layout copies the files: layout auto)"
-
-
-def needs_bytes(last_end: int, disk: Disk) -> int:
-    """Return the smallest disk that holds partitions up to `last_end`, and a backup GPT."""
-    end = align_up(last_end, disk.sector_bytes)
-    if not isinstance(disk.table, Gpt):
-        return end
-    return end + (2**40 - usable(2**40, disk.sector_bytes).end)
 
 
 def _exact(size_bytes: int) -> str:

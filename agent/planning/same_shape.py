@@ -23,6 +23,7 @@ from agent.model.nodes import (
     Luks,
     LvKind,
     Mbr,
+    MdMetadata,
     Node,
     Partition,
     VolumeGroup,
@@ -180,7 +181,10 @@ def array_gain(array: Array, layout: Layout, gain: Mapping[str, int]) -> int:
     there = [member for member in array.members if member]
     before = [size_of(layout, member) for member in there]
     after = [size + gain.get(member, 0) for member, size in zip(there, before, strict=True)]
-    return max(0, usable_bytes(array, after) - usable_bytes(array, before))
+    gained = usable_bytes(array, after) - usable_bytes(array, before)
+    if array.metadata is MdMetadata.IMSM:  # here it is exact, and firmware may have made it larger
+        gained = min(gained, usable_bytes(array, after) - array.size_bytes)
+    return max(0, gained)
 
 
 def lv_gain(lv: LogicalVolume, layout: Layout, gain: Mapping[str, int]) -> int:

@@ -21,13 +21,14 @@ from agent.model.nodes import (
     LvKind,
     Mbr,
     MdLevel,
+    MdMetadata,
     Node,
     Partition,
     Table,
     VolumeGroup,
 )
 from agent.planning.free_space import overlaps
-from agent.planning.tables import logical_objections
+from agent.planning.tables import logical_objections, needs_bytes
 
 _MBR_MOST_BYTES_IN_SECTORS = 2**32 - 1
 _LEAST_MEMBERS = {
@@ -49,8 +50,10 @@ def about_layout(name: str, layout: Layout) -> Iterator[str]:
         yield from _about_table(name, layout, disk)
     for array in layout.tabled_arrays:
         yield from _about_table(name, layout, array)
-        if any(part.extent.end > array.size_bytes for part in layout.partitions(array.id)):
-            yield f"{name}: {array.id} has a partition beyond its end"
+        end = max((part.extent.end for part in layout.partitions(array.id)), default=0)
+        is_mbr = isinstance(array.table, Mbr)
+        if needs_bytes(end, layout.sector_bytes(array), is_mbr=is_mbr) > array.size_bytes:
+            yield f"{name}: {array.id} is too small for its partitions and its table"
     yield from _about_carriers(name, layout)
     for node in layout.nodes:
         yield from _about_node(name, layout, node)
@@ -183,7 +186,11 @@ def _about_array(where: str, layout: Layout, array: Array) -> Iterator[str]:
         yield f"{where} is a {array.level} of {count}"
         return
     if why := why_not(array):
-        yield f"{where} is {array.level}: {why}"
+        yield f"{where} is {array.words}: {why}"
+    if array.metadata is MdMetadata.IMSM and any(
+        not isinstance(layout.node(member), Disk) for member in array.below
+    ):
+        yield f"{where} is of Intel's RAID, which has whole disks, not parts of them"
     present = [_offered(layout, member) for member in array.members if member]
     lost = {MdLevel.RAID1: count - 1, MdLevel.RAID6: 2, MdLevel.RAID10: count // 2}
     bearable = lost.get(array.level, 1 if array.level in (MdLevel.RAID4, MdLevel.RAID5) else 0)

@@ -10,7 +10,7 @@ from agent.planning.hints import pick_disk
 _SPANNING: Final = frozenset({"linux_raid_member", "btrfs"})
 """What libblkid gives the same UUID on each of its disks."""
 _UNNAMED: Final = "isw_raid_member"
-"""What it gives none: all that Intel's RAID has on a machine is captured together."""
+"""What it gives none: where one disk is named, all that Intel's RAID has come along."""
 
 
 def source_disks(spec: CaptureSpec, drives: Sequence[Drive]) -> dict[str, Drive]:
@@ -26,18 +26,20 @@ def source_disks(spec: CaptureSpec, drives: Sequence[Drive]) -> dict[str, Drive]
         if drive not in chosen:
             chosen.append(drive)
     waiting = list(chosen)
+    # who names several of Intel's RAID means these: there may be two containers
+    named = sum(any(found.what == _UNNAMED for found in drive.contents) for drive in chosen)
     while waiting:
-        pieces = _pieces(waiting.pop())
+        pieces = _pieces(waiting.pop(), unnamed=named == 1)
         for other in drives:
-            if other not in chosen and pieces & _pieces(other):
+            if other not in chosen and pieces & _pieces(other, unnamed=True):
                 chosen.append(other)
                 waiting.append(other)
     return {f"disk{number}": drive for number, drive in enumerate(chosen)}
 
 
-def _pieces(drive: Drive) -> frozenset[tuple[str, str]]:
+def _pieces(drive: Drive, *, unnamed: bool) -> frozenset[tuple[str, str]]:
     return frozenset(
         (found.what, found.uuid or "")
         for found in drive.contents
-        if found.what == _UNNAMED or (found.what in _SPANNING and found.uuid)
+        if (unnamed and found.what == _UNNAMED) or (found.what in _SPANNING and found.uuid)
     )

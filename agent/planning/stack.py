@@ -156,7 +156,7 @@ def configuring(
 
 
 def closing(layout: Layout) -> Iterator[CloseDevices]:
-    """Yield the step that stops what stands above the partitions, if anything does."""
+    """Yield the step that stops what stands above the partitions, but arrays with a table."""
     open_still = _open_still(layout)
     above = [
         node.id

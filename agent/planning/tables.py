@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from agent.model.nodes import BIOS_BOOT_TYPE, MBR_PENDING_TYPE, PENDING_TYPE, Gpt, Partition
 from agent.model.table import PlannedPartition, PlannedTable
-from agent.planning.free_space import ALIGNMENT, usable
+from agent.planning.free_space import ALIGNMENT, entry_array_bytes, usable
 from agent.units import Extent, align_down, align_up
 
 _MBR_SECTORS = 2**32 - 1
@@ -24,11 +24,25 @@ class Room:
 
     @property
     def usable(self) -> Extent:
-        """What lies between the two GPT copies; behind an MBR, as far as it can count."""
+        """What lies between the two GPT copies; behind an MBR, as far as it can count.
+
+        Raises ValueError where `is_enough` is not.
+        """
         if not self.is_mbr:
             return usable(self.disk_bytes, self.sector_bytes)
         end = min(self.disk_bytes, _MBR_SECTORS * self.sector_bytes)
         return Extent(self.sector_bytes, align_down(end, self.sector_bytes) - self.sector_bytes)
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether there is room for a table and anything beside it."""
+        return self.disk_bytes >= 2 * needs_bytes(2 * self.sector_bytes, self.sector_bytes)
+
+
+def needs_bytes(last_end: int, sector_bytes: int, *, is_mbr: bool = False) -> int:
+    """Return the smallest disk that holds partitions up to `last_end`, and a backup GPT."""
+    end = align_up(last_end, sector_bytes)
+    return end if is_mbr else end + sector_bytes + entry_array_bytes(sector_bytes)
 
 
 def grown(

@@ -52,13 +52,16 @@ def is_member(run: Runner, disk: Path) -> bool:
     """Return whether a disk is as a whole one member of an array, whatever table it shows.
 
     What lies at the front of an array whose superblocks are at the end is at the front of its
-    first member too. A superblock that is left from an earlier use of a disk does not count where
-    the GPT is the whole disk's; one of 0.90 may also be that of the disk's last partition.
+    first member too; with a superblock in front, a table is the disk's. One that is left from an
+    earlier use of a disk does not count where the GPT is the whole disk's; one of 0.90 may also be
+    that of the disk's last partition.
     """
     if probe_tags(run, disk).get("TYPE") not in MD_MEMBERS:
         return False
     member = mdadm.examine(run, disk)
     if member is None or boot_sector.is_gpt_of_whole(disk):
+        return False
+    if member.metadata in (MdMetadata.V1_1, MdMetadata.V1_2):
         return False
     if member.metadata is not MdMetadata.V0_90:
         return True
@@ -235,6 +238,13 @@ class _Looking:
             for node_id in member_ids
             if (member := mdadm.examine(self.run, self.paths[node_id])) is not None
         ]
+        known = {node_id for node_id, _ in members}
+        self.unfit += [
+            f"{self.paths[node_id]} ({node_id}) has the signature of an array's member, of which "
+            "mdadm --examine knows nothing: see wipefs"
+            for node_id in member_ids
+            if node_id not in known
+        ]
         begun = sum(isinstance(node, Array) for node in self.nodes)
         for number, found in enumerate(md_arrays.find_arrays(members), start=begun):
             self.unfit += found.unfit
@@ -252,9 +262,11 @@ class _Looking:
             )
             self.stack.callback(arrays.stop, self.run, path)
             array = replace(array, size_bytes=block.size_bytes(path))
+            tags = probe_tags(self.run, path)
+            has_table = "PTTYPE" in tags and "TYPE" not in tags
             # of a linear one, shown by device-mapper, the kernel would not show partitions
             is_md = array.level is not MdLevel.LINEAR
-            table = read_table(self.run, path) if is_md else None
+            table = read_table(self.run, path) if is_md and has_table else None
             self._see_table(array, path, table, block.sector_bytes(path))
 
     def _unlock(self, node_id: str) -> None:

@@ -32,7 +32,7 @@ def held(disk: Path, paths: Iterable[str] = ()) -> Iterator[None]:
         _check_unused(path)
     with ExitStack() as stack:
         for path in sorted((disk, *others)):
-            stack.enter_context(_locked(path))
+            stack.enter_context(locked(path))
         yield
         for path in others:
             with suppress(DiskError):  # what it shows of the disk is old, and nothing needs it
@@ -41,7 +41,8 @@ def held(disk: Path, paths: Iterable[str] = ()) -> Iterator[None]:
 
 
 @contextmanager
-def _locked(disk: Path) -> Iterator[None]:
+def locked(disk: Path) -> Iterator[None]:
+    """Keep udevd away from a disk, or an array that is used like one. It cannot be stopped then."""
     with block.opened(disk, os.O_RDONLY) as fd:
         for attempt in range(_TRIES):
             try:

@@ -5,10 +5,12 @@ by device-mapper. Devices are numbered ones, `/dev/md100`: their node is the ker
 nothing waits for a link that udev makes later.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from agent.errors import AgentError
 from agent.model.nodes import Array, MdLevel, MdMetadata
 from agent.system import block
 from agent.system.command import Runner
@@ -28,12 +30,13 @@ def assemble_read_only(run: Runner, array: Array, devices: Sequence[Path]) -> Pa
     target, container = _free_devices()
     if array.level is MdLevel.LINEAR:
         return md_linear.show(run, target.name, array, devices, read_only=True)
-    if array.metadata is MdMetadata.IMSM:
-        imsm.assemble_read_only(run, container, target, devices)
-    else:
-        mdadm.assemble_read_only(run, target, devices)
-    block.wait_for_node(target)
-    block.set_read_only(target, True)
+    with _stopped_if_it_fails(run, target, container):
+        if array.metadata is MdMetadata.IMSM:
+            imsm.assemble_read_only(run, container, target, devices)
+        else:
+            mdadm.assemble_read_only(run, target, devices)
+        block.wait_for_node(target)
+        block.set_read_only(target, True)
     return target
 
 
@@ -42,17 +45,19 @@ def make(
 ) -> Path:
     """Make `array` on `devices`, by slot, and return its device. What they held is gone.
 
-    None makes it degraded there. Its copies and parity are right when `wait_for_sync` returns.
+    None makes it degraded there; of Intel's RAID and of a linear array all must be given. Its
+    copies and parity are right when `wait_for_sync` returns.
     """
     target, container = _free_devices()
     present = [device for device in devices if device is not None]
     if array.level is MdLevel.LINEAR:
         return md_linear.make(run, target, array, present)
-    if array.metadata is MdMetadata.IMSM:
-        imsm.make(run, array, container, target, present)
-    else:
-        mdadm.make(run, array, target, devices, spares)
-    block.wait_for_node(target)
+    with _stopped_if_it_fails(run, target, container):
+        if array.metadata is MdMetadata.IMSM:
+            imsm.make(run, array, container, target, present)
+        else:
+            mdadm.make(run, array, target, devices, spares)
+        block.wait_for_node(target)
     return target
 
 
@@ -65,6 +70,19 @@ def stop(run: Runner, device: Path) -> None:
     mdadm.stop(run, device)
     if container is not None:
         mdadm.stop(run, container)
+
+
+@contextmanager
+def _stopped_if_it_fails(run: Runner, target: Path, container: Path) -> Iterator[None]:
+    """Leave nothing half started that would keep the members busy."""
+    try:
+        yield
+    except BaseException:
+        for device in (target, container):
+            if Path("/sys/class/block", device.name).exists():
+                with suppress(AgentError):
+                    mdadm.stop(run, device)
+        raise
 
 
 def _free_devices() -> tuple[Path, Path]:

@@ -166,7 +166,7 @@ def copy_tree(
             ticker.watch(run, words, stop or threading.Event())
             ticker.finish()
         synced.sync()
-        if not is_plain and (saved := share_again(source, target)):
+        if not is_plain and (saved := share_again(source, target, stop or threading.Event())):
             text = f"{what}: {format_bytes(saved)} are shared between files, as on the source"
             report(Logged(level=Level.INFO, message=text))
             synced.sync()

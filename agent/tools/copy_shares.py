@@ -9,6 +9,7 @@ import fcntl
 import os
 import struct
 import sys
+import threading
 from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import suppress
@@ -43,11 +44,11 @@ class _Known:
     offset: int
 
 
-def share_again(source: Path, target: Path) -> int:
+def share_again(source: Path, target: Path, stop: threading.Event) -> int:
     """Let the copies in `target` share what the files in `source` do; return the bytes saved.
 
-    Both are mounted, and stay on the one filesystem. What the target does not take stays as it
-    was copied.
+    Both are mounted, and stay on the one filesystem. What the target does not take, or cannot be
+    read again, stays as it was copied. `stop` ends it.
     """
     if not all(_kind(one) in _SHARING for one in (source, target)):
         return 0
@@ -56,6 +57,8 @@ def share_again(source: Path, target: Path) -> int:
     known: dict[int, _Known] = {}
     saved = 0
     for path, offset, extent in _shared_in(os.fsencode(source)):
+        if stop.is_set():
+            break
         at = extent.offset
         while at < extent.end:
             number = bisect_right(starts, at)
@@ -90,7 +93,7 @@ def _shared_in(top: bytes) -> Iterator[tuple[bytes, int, Extent]]:
     folders = [b""]
     while folders:
         folder = folders.pop()
-        with os.scandir(top + folder) as entries:
+        with suppress(OSError), os.scandir(top + folder) as entries:
             for entry in entries:
                 path = folder + b"/" + os.fsencode(entry.name)
                 state = entry.stat(follow_symlinks=False)
@@ -101,7 +104,7 @@ def _shared_in(top: bytes) -> Iterator[tuple[bytes, int, Extent]]:
                 elif entry.is_file(follow_symlinks=False) and state.st_blocks:
                     if state.st_nlink > 1:
                         seen.add(state.st_ino)
-                    with opened(top + path) as fd, suppress(AgentError):
+                    with suppress(AgentError), opened(top + path) as fd:
                         for offset, extent in shared_runs(fd, shown(path)):
                             yield path, offset, extent
 
@@ -109,7 +112,7 @@ def _shared_in(top: bytes) -> Iterator[tuple[bytes, int, Extent]]:
 def _share(one: bytes, at: int, other: bytes, place: int, size: int) -> int:
     """Let `other` have the blocks of `one`; return how many bytes of it now do."""
     done = 0
-    with opened(one) as source, opened(other) as target:
+    with suppress(AgentError), opened(one) as source, opened(other) as target:
         size = min(size, os.fstat(source).st_size - at, os.fstat(target).st_size - place)
         while done < size:
             piece = min(_PIECE, size - done)

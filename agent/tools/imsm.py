@@ -20,7 +20,7 @@ from agent.units import KiB
 _NO_PLATFORM: Final = "IMSM_NO_PLATFORM"
 ENVIRONMENT: Final = {_NO_PLATFORM: "1"}
 _NONE_FOUND: Final = (0, 1, 2)
-_EXTERNAL: Final = re.compile(r"external:/(md\w+)/\d+")
+_EXTERNAL: Final = re.compile(r"external:[/-](md\w+)/\d+")
 
 
 def has_firmware(run: Runner) -> bool:

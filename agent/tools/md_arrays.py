@@ -43,7 +43,8 @@ def _array(node_id: NodeId, group: Members) -> FoundArray:
     parts = tuple(node for node, _ in group)
     trouble = [f"{node} {what}" for node, member in group for what in member.trouble]
     if first.level is None or first.metadata is None or not first.uuid:
-        return FoundArray(None, name, parts, tuple(dict.fromkeys(trouble)))
+        why = tuple(dict.fromkeys(trouble)) or (f"{', '.join(parts)}: of no array that we know",)
+        return FoundArray(None, name, parts, why)
     current = [(node, one) for node, one in group if one.slot is None or _is_current(one, first)]
     late = [(node, one) for node, one in group if (node, one) not in current]
     slots, doubled = _by_slot(current)

@@ -20,7 +20,6 @@ _THIS: Final = re.compile(r"^this\s+\d+\s+\d+\s+\d+\s+(-?\d+)\s+(.*)$")
 _CHUNK: Final = re.compile(r"(\d+)(?:K| KiB(?: <-- .*)?)")
 _MAGIC: Final = "a92b4efc"
 _VOLUME: Final = re.compile(r"^\[(.*)\]:\n((?:.+\n?)*)", re.MULTILINE)
-_IMSM_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,15}")
 _IMSM_LAYOUTS: Final = {MdLevel.RAID5: "left-asymmetric", MdLevel.RAID10: "near=2"}
 """The only ones that Intel's firmware has, by mdadm's super-intel.c."""
 _MOST_SLOTS: Final = 4096
@@ -155,8 +154,6 @@ def _imsm_member(text: str, fields: dict[str, str], device_bytes: int) -> MdMemb
         trouble += ("has a superblock whose checksum is wrong",)
     if volume.get("RWH Policy", "off") != "off":
         trouble += (f"is of an array with {volume['RWH Policy']}, which is not supported",)
-    if not _IMSM_NAME.fullmatch(name):
-        trouble += (f"is of a volume whose name mdadm would not give: {name[:20]!r}",)
     unit = _number(volume.get("Sector Size", "512"))
     return MdMember(
         uuid=volume["UUID"] if _UUID.fullmatch(volume["UUID"]) else "",

@@ -14,7 +14,7 @@ from agent.model.nodes import Array
 from agent.system import block
 from agent.system.command import Runner
 from agent.tools.md_examine import examine
-from agent.tools.mdadm import make_words
+from agent.tools.mdadm import make_words, stop
 from agent.units import align_down
 
 _SECTOR: Final = 512
@@ -49,7 +49,8 @@ def make(run: Runner, target: Path, array: Array, devices: Sequence[Path]) -> Pa
 
     That the kernel does not start it is no failure; that a superblock is missing is one.
     """
-    run(make_words(array, target, devices), ok=_NOT_STARTED)
+    if run(make_words(array, target, devices), ok=_NOT_STARTED).status == 0:
+        stop(run, target)  # a kernel that does run it has the members now
     return show(run, target.name, array, devices, read_only=False)
 
 

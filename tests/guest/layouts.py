@@ -2,6 +2,7 @@
 
 import random
 import shutil
+import struct
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -14,7 +15,8 @@ from agent.model.nodes import Array, MdLevel, MdMetadata
 from agent.probe.contents import probe_contents
 from agent.system import block
 from agent.system.command import Output, Run, Runner, Word
-from agent.tools import arrays, mdadm
+from agent.tools import arrays, boot_sector, mdadm
+from agent.tools.sfdisk import read_table
 from agent.units import MiB
 from tests.guest.conftest import sh
 from tests.unit.make_plan import make_drive
@@ -132,6 +134,28 @@ def gpt(root: str = "ext4", sector_bytes: int = 512) -> Callable[[Bench], Source
         return Source((disk,), (Mount(f"{disk}p4", "/", root),))
 
     return build
+
+
+def hybrid(bench: Bench) -> Source:
+    """A GPT whose MBR names two of its partitions too, as for a BIOS that wants one active."""
+    source = gpt()(bench)
+    (disk,) = source.disks
+    found = read_table(RUN, disk)
+    assert found is not None
+    places = {
+        part.number: (part.offset_bytes // 512, part.size_bytes // 512) for part in found.partitions
+    }
+    entries = [
+        (0x00, 0xEE, 1, places[1][0] - 1),
+        (0x80, 0x83, *places[4]),
+        (0x00, 0x0C, *places[2]),
+    ]
+    data = b"".join(
+        struct.pack("<B3sB3sII", boot, b"\xff\xff\xff", kind, b"\xff\xff\xff", at, size)
+        for boot, kind, at, size in entries
+    )
+    boot_sector.write_hybrid_entries(disk, data.ljust(64, b"\0").hex())
+    return source
 
 
 def mbr_logical(bench: Bench) -> Source:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import struct
 from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -290,6 +291,24 @@ def test_a_deployment_that_fails_leaves_no_array_that_boots(
         parts = [node for node in found.nodes if isinstance(node, Partition)]
         types = [BIOS_BOOT_TYPE, PENDING_TYPE, PENDING_TYPE]
         assert [(part.on, part.type) for part in parts] == [("md0", one) for one in types]
+
+
+@pytest.mark.full
+def test_a_hybrid_mbr_names_the_partitions_where_they_are(bench: Bench, tmp_path: Path) -> None:
+    with captured(bench, layouts.hybrid(bench), tmp_path / "mnt") as taken:
+        target = drive_of(bench.disk(512))
+        spec = DeploySpec(template="demo:latest", verify=Verify.FULL)
+        plan, _ = deployed(taken.template, {"disk0": target}, spec, tmp_path / "mnt")
+    assert on_targets(plan, {"disk0": target}, tmp_path / "mnt") == taken.tree
+    data = bytes.fromhex(boot_sector.read_hybrid_entries(Path(target.path)) or "")
+    entries = [struct.unpack("<B3sB3sII", data[at : at + 16]) for at in range(0, 48, 16)]
+    parts = {part.number: part for part in plan.layout.partitions("disk0")}
+    assert parts[4].size_bytes > 200 * MiB  # it has grown
+    named = [(entry[0], entry[2], entry[4], entry[5]) for entry in entries[1:]]
+    assert named == [
+        (0x80, 0x83, parts[4].offset_bytes // 512, parts[4].size_bytes // 512),
+        (0x00, 0x0C, parts[2].offset_bytes // 512, parts[2].size_bytes // 512),
+    ]
 
 
 @pytest.mark.full

@@ -19,6 +19,13 @@ def drive(name: str, *held: tuple[str, str | None]) -> Drive:
 MD, BTRFS, INTEL = "linux_raid_member", "btrfs", "isw_raid_member"
 
 
+def test_who_names_several_disks_of_intels_raid_means_these() -> None:
+    drives = [drive(name, (INTEL, None)) for name in "abcd"]
+    hints = (DiskHints(name="/dev/a"), DiskHints(name="/dev/c"))
+    chosen = source_disks(CaptureSpec(name="demo", disks=hints), drives)
+    assert [one.serial for one in chosen.values()] == ["a", "c"]
+
+
 @pytest.mark.parametrize(
     ("drives", "expected"),
     [

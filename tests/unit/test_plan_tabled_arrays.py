@@ -3,6 +3,7 @@
 import msgspec
 import pytest
 
+from agent.errors import PlanRefused
 from agent.model.layout import BootCode, Ext, Layout, Raw, Vfat, Volume
 from agent.model.nodes import (
     ESP_TYPE,
@@ -173,7 +174,12 @@ INSIDE = msgspec.structs.replace(part(1, MiB, MiB, LINUX_TYPE), id="luks0p1", on
     ("layout", "why"),
     [
         (changed("md0", table=None), "md0 has partitions but no table"),
-        (changed("md0p2", size_bytes=5 * GiB), "md0 has a partition beyond its end"),
+        (changed("md0p2", size_bytes=5 * GiB), "md0 is too small for its partitions and its table"),
+        (changed("md0", size_bytes=65 * MiB + 3 * GiB), "md0 is too small for its partitions"),
+        (changed("md0", level=MdLevel.LINEAR), "a linear array has no table"),
+        (changed("md0", metadata=MdMetadata.IMSM, level=MdLevel.RAID4), "Intel's RAID has levels"),
+        (changed("md0", metadata=MdMetadata.IMSM, name="web1:a"), "Intel's RAID gives no volume"),
+        (changed("md0", metadata=MdMetadata.IMSM, spares=("disk1",)), "spare"),
         (changed("md0p2", offset_bytes=MiB), "the partitions at 1048576 and 1048576 overlap"),
         (
             msgspec.structs.replace(LAYOUT, volumes=(volume("all", "md0", Raw(), GiB),)),
@@ -187,6 +193,23 @@ INSIDE = msgspec.structs.replace(part(1, MiB, MiB, LINUX_TYPE), id="luks0p1", on
 )
 def test_what_cannot_be_is_refused(layout: Layout, why: str) -> None:
     assert any(why in one for one in about_layout("demo", layout))
+
+
+@pytest.mark.parametrize("sector", [512, 4096])
+@pytest.mark.parametrize("size", [1, 4096, 34 * 512 + 512, 100 * 1024])
+def test_a_table_without_room_is_refused_in_words(size: int, sector: int) -> None:
+    small = msgspec.structs.replace(part(1, 34 * 512, 512, LINUX_TYPE), id="md0p1")
+    array = changed("md0", size_bytes=size).nodes[2]
+    layout = Layout(nodes=(*LAYOUT.nodes[:2], array, small), volumes=())
+    drives = {
+        disk: make_drive(path=f"/dev/{disk}", serial=disk, sector_bytes=sector) for disk in DISKS
+    }
+    inventory = make_inventory(*drives.values())
+    if size == 100 * 1024 and sector == 512:
+        plan_deploy(inventory, make_template(layout), make_spec(), drives)
+        return
+    with pytest.raises(PlanRefused, match="md0|begins"):
+        plan_deploy(inventory, make_template(layout), make_spec(), drives)
 
 
 def test_as_it_is_it_is_sound() -> None:
