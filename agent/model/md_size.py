@@ -14,9 +14,6 @@ _IMSM_LEVELS: Final = (MdLevel.RAID0, MdLevel.RAID1, MdLevel.RAID5, MdLevel.RAID
 _IMSM_NAME: Final = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_.-]{0,15})?")
 _IMSM_BEHIND: Final = 10402 * 512
 """What is behind a volume: MPB_SECTOR_CNT and IMSM_RESERVED_SECTORS of mdadm's super-intel.c."""
-_IN_FRONT: Final = (MdMetadata.V1_1, MdMetadata.V1_2)
-_LEAST_FRONT: Final = 256 * KiB
-"""Superblock, list of bad blocks and a bitmap; mdadm 3.1 left no more."""
 _MIRROR_STEP: Final = 64 * KiB
 _V090_STEP: Final = 64 * KiB
 _V090_MOST: Final = 2 * TiB
@@ -111,40 +108,8 @@ def usable_bytes(array: Array, member_sizes: Sequence[int]) -> int:
 
     Spares are not among the sizes. 0: they are too small.
     """
-    return _held(array, member_sizes, _front(array, member_sizes))
-
-
-def data_offset(array: Array, member_sizes: Sequence[int]) -> int | None:
-    """Return where the data must begin so that `array`, made anew, holds what it did, in bytes.
-
-    None: where mdadm lets them begin is early enough, or nowhere is. Before 3.2.5 mdadm left less
-    in front of them than it does today.
-    """
-    if array.metadata not in _IN_FRONT or usable_bytes(array, member_sizes) >= array.size_bytes:
-        return None
-    places = (*range(_front(array, member_sizes), 0, -MiB), _LEAST_FRONT)
-    fitting = (at for at in places if _held(array, member_sizes, at) >= array.size_bytes)
-    return next(fitting, None)
-
-
-def can_hold(array: Array, member_sizes: Sequence[int]) -> bool:
-    """Return whether `array`, made anew on such members, holds what it did, as far as is known.
-
-    Of superblocks at the end only an estimate is known, by which nothing is refused.
-    """
-    if array.metadata not in _IN_FRONT and array.metadata is not MdMetadata.IMSM:
-        return True
-    enough = usable_bytes(array, member_sizes) >= array.size_bytes
-    return enough or data_offset(array, member_sizes) is not None
-
-
-def _front(array: Array, member_sizes: Sequence[int]) -> int:
     chunk = array.chunk_bytes or DEFAULT_CHUNK_BYTES
-    return max((_data_offset(size, chunk) for size in member_sizes), default=0)
-
-
-def _held(array: Array, member_sizes: Sequence[int], front: int) -> int:
-    chunk = array.chunk_bytes or DEFAULT_CHUNK_BYTES
+    front = max((_data_offset(size, chunk) for size in member_sizes), default=0)
     areas = [_area(array.metadata, size, front) for size in member_sizes]
     if array.level is MdLevel.RAID1:
         areas = [align_down(area, _MIRROR_STEP) for area in areas]

@@ -14,7 +14,6 @@ from agent.model.layout import (
     Swap,
     Vfat,
 )
-from agent.model.md_size import can_hold
 from agent.model.nodes import (
     ESP_TYPE,
     Array,
@@ -80,9 +79,6 @@ def plan_deploy(
         if reasons:
             raise PlanRefused(tuple(reasons))
         shape = same_shape(template.layout, drives, spec.grow)
-        reasons += _too_small(shape.layout)
-        if reasons:
-            raise PlanRefused(tuple(reasons))
     else:
         shape = Shaped(new_shape(wanted, template, drives, job))
         reasons += about_layout("the layout that is asked for", shape.layout)
@@ -259,17 +255,6 @@ def _entries(template: TemplateConfig, layout: Layout) -> Iterator[EfiEntry]:
 def _damage(template: TemplateConfig) -> Iterator[str]:
     for line in damage_lines(template.holes):
         yield f"the template is damaged, by consent: {line}"
-
-
-def _too_small(layout: Layout) -> Iterator[str]:
-    for node in layout.nodes:
-        if isinstance(node, Array):
-            sizes = [size_of(layout, member) for member in node.members if member]
-            if not can_hold(node, sizes):
-                yield (
-                    f"{node.id} ({node.words}) would hold less than the {node.size_bytes} bytes "
-                    "that it had: larger disks, or another layout (layout auto)"
-                )
 
 
 def _renamed(layout: Layout) -> Iterator[str]:

@@ -10,8 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from agent.errors import AgentError, DiskError
-from agent.model.md_size import data_offset
+from agent.errors import AgentError
 from agent.model.nodes import Array, MdLevel, MdMetadata
 from agent.system import block
 from agent.system.command import Runner
@@ -57,15 +56,8 @@ def make(
         if array.metadata is MdMetadata.IMSM:
             imsm.make(run, array, container, target, present)
         else:
-            sizes = [block.size_bytes(device) for device in present]
-            at = data_offset(array, sizes)
-            mdadm.make(run, array, target, devices, spares, data_offset_bytes=at)
+            mdadm.make(run, array, target, devices, spares)
         block.wait_for_node(target)
-        if (size := block.size_bytes(target)) < array.size_bytes:
-            raise DiskError(
-                f"{array.id} holds {size} bytes here, and {array.size_bytes} are to be put on it",
-                hint="take larger disks, or another layout (layout auto)",
-            )
     return target
 
 

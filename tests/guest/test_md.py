@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from agent.errors import CommandFailed, DiskError
+from agent.errors import CommandFailed
 from agent.model.nodes import Array, MdLevel, MdMetadata
 from agent.system import block
 from agent.system.command import Run
@@ -168,29 +168,6 @@ def test_no_more_is_promised_than_is_there(
         usable = mdadm.usable_bytes(array, [size] * len(array.members))
         assert real * 0.99 < usable <= real
         arrays.stop(RUN, Path("/dev/md100"))
-
-
-@pytest.mark.parametrize("level", [MdLevel.RAID1, MdLevel.RAID5])
-def test_data_of_an_older_mdadm_fit_disks_of_the_same_size(level: MdLevel, loops: Loops) -> None:
-    """Its data begin earlier than those of today's arrays: more is in them."""
-    array = an_array(level, MdMetadata.V1_2)
-    old = loops(*[9 * GiB] * len(array.members))
-    words = mdadm.make_words(array, Path("/dev/md100"), old, data_offset_bytes=MiB, equal=True)
-    RUN([*words[:2], "--assume-clean", *words[2:]])
-    size = block.size_bytes("/dev/md100")
-    arrays.stop(RUN, Path("/dev/md100"))
-    one = found(old).array
-    assert one is not None
-    assert one.size_bytes == size
-    new = loops(*[9 * GiB] * len(array.members))
-    assert mdadm.usable_bytes(one, [9 * GiB] * len(new)) < size
-    device = arrays.make(RUN, one, new)
-    assert block.size_bytes(device) >= size
-    arrays.stop(RUN, device)
-    small = loops(*[8 * GiB] * len(array.members))
-    with pytest.raises(DiskError, match="are to be put on it"):
-        arrays.make(RUN, one, small)
-    assert not list(Path("/sys/block").glob("md*"))
 
 
 def test_a_degraded_array_with_a_spare(loops: Loops) -> None:

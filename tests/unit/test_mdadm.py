@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from agent.errors import DiskError
-from agent.model.md_size import can_hold, data_offset, held_bytes
+from agent.model.md_size import held_bytes
 from agent.model.nodes import Array, MdLevel, MdMetadata
 from agent.tools import mdadm
 from agent.units import GiB, KiB, MiB
@@ -255,22 +255,3 @@ def test_a_striped_array_of_unequal_members_needs_a_layout() -> None:
     two[1] = (two[1][0], dataclasses.replace(two[1][1], area_bytes=30 * MiB))
     (why,) = only(mdadm.find_arrays(two)).unfit
     assert "layout is not recorded" in why
-
-
-@pytest.mark.parametrize(
-    ("metadata", "lost", "expected"),
-    [
-        # of 100 GiB mdadm 4.4 leaves 65 MiB in front of the data
-        (MdMetadata.V1_2, 65 * MiB, None),
-        (MdMetadata.V1_2, MiB, MiB),
-        (MdMetadata.V1_2, 20 * MiB + 5 * KiB, 20 * MiB),
-        (MdMetadata.V1_1, 256 * KiB, 256 * KiB),
-        (MdMetadata.V1_2, 0, None),
-        (MdMetadata.V1_0, 0, None),
-    ],
-)
-def test_where_the_data_must_begin(metadata: MdMetadata, lost: int, expected: int | None) -> None:
-    sizes = [100 * GiB] * 3
-    array = changed(ARRAY, metadata=metadata, size_bytes=2 * (100 * GiB - lost) // 65536 * 65536)
-    assert data_offset(array, sizes) == expected
-    assert can_hold(array, sizes) is (lost > 0 or metadata is MdMetadata.V1_0)
