@@ -25,6 +25,7 @@ from agent.model.event import Level, Logged, StepStarted
 from agent.model.inventory import Drive, Inventory
 from agent.model.job import Verify
 from agent.model.layout import BOOT_CODE_BYTES
+from agent.model.nodes import Holder
 from agent.model.plan import Plan
 from agent.model.steps import (
     CheckFilesystems,
@@ -330,14 +331,13 @@ def _make_harmless(
         with contextlib.suppress(Exception):  # the report may be what failed
             report(Logged(level=Level.WARNING, message=message))
 
-    disks = {disk.id: Path(disk.target.path) for disk in plan.disks}
-    arrays = {
-        array.id: devices.paths[array.id]
-        for array in plan.layout.tabled_arrays
-        if array.id in devices.paths
-    }
-    complaints = [*invalidate(host.run, plan, arrays), *devices.close_all()]
-    for complaint in (*complaints, *invalidate(host.run, plan, disks)):
+    def invalidated(nodes: tuple[Holder, ...]) -> tuple[str, ...]:
+        there = {one.id: devices.paths[one.id] for one in nodes if one.id in devices.paths}
+        return invalidate(host.run, plan, there)
+
+    layout = plan.layout
+    complaints = [*invalidated(layout.tabled_arrays), *devices.close_all()]
+    for complaint in (*complaints, *invalidated(layout.disks)):
         say(f"could not undo: {complaint}")
     text = str(error) or type(error).__name__
     record = DiskRecord(

@@ -128,8 +128,8 @@ def _undoing(
     run: Runner, plan: Plan, devices: Mapping[str, Path]
 ) -> Iterator[tuple[Path, str, Callable[[], None]]]:
     committed = {disk.disk: disk for disk in plan.commit.disks} if plan.commit else {}
+    tables = {disk.id: disk.table for disk in plan.disks}
     for node, device in devices.items():
-        tables = {disk.id: disk.table for disk in plan.disks}
         disk = committed.get(node) or CommittedDisk(disk=node, table=tables.get(node))
         stub = partial(boot_sector.write_boot_code, device, boot_sector.PENDING_STUB)
         yield device, "boot code", stub

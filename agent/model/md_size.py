@@ -122,7 +122,7 @@ def _area(metadata: MdMetadata, size: int, front: int) -> int:
     """Return how much of a member is left for data, as mdadm reckons."""
     match metadata:
         case MdMetadata.V0_90:
-            return max(min(align_down(size, _V090_STEP) - _V090_STEP, _V090_MOST), 0)
+            return min(v090_bytes(size), _V090_MOST)
         case MdMetadata.V1_0:
             # The superblock and its place, the list of bad blocks, the bitmap.
             return max(align_down(size, 4 * KiB) - 12 * KiB - _bitmap_room(size), 0)
@@ -130,6 +130,11 @@ def _area(metadata: MdMetadata, size: int, front: int) -> int:
             return max(align_down(size, _SECTOR) - front, 0)
         case MdMetadata.IMSM:
             return max(align_down(size - _IMSM_BEHIND, MiB), 0)
+
+
+def v090_bytes(size: int) -> int:
+    """Return what metadata 0.90, in a member's last whole 64 KiB, leaves in front of it."""
+    return max(align_down(size, _V090_STEP) - _V090_STEP, 0)
 
 
 def _data_offset(size: int, chunk: int) -> int:

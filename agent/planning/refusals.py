@@ -200,8 +200,7 @@ def _about_fit(template: TemplateConfig, disk: Disk, drive: Drive) -> Iterator[s
             )
         return
     last = max(parts, key=lambda part: part.extent.end)
-    is_mbr = isinstance(disk.table, Mbr)
-    needs = needs_bytes(last.extent.end, disk.sector_bytes, is_mbr=is_mbr)
+    needs = needs_bytes(parts, disk.table, disk.sector_bytes)
     if needs > drive.size_bytes:
         least = sum(volume.minimum_bytes for volume in template.layout.volumes)
         yield (

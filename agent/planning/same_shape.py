@@ -31,7 +31,7 @@ from agent.model.nodes import (
 from agent.planning.tables import Room, grown, moved_hybrid
 from agent.units import MiB, align_down, format_bytes
 
-Grown = TypeVar("Grown", Array, Luks, VolumeGroup, LogicalVolume)
+Grown = TypeVar("Grown", Array, Luks, LogicalVolume)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,29 +141,29 @@ class _Rising:
             case Disk() | Partition():
                 self.gain[node.id] = _size(now) - _size(node)
             case Array():
-                gain = array_gain(now, self.layout, self.gain)
-                now = self._gained(replace(now, size_bytes=now.size_bytes + gain), gain)
+                now = self._larger(now, array_gain(now, self.layout, self.gain))
             case Luks(on=on):
-                gain = self.gain.get(on, 0)
-                self._gained(replace(now, size_bytes=now.size_bytes + gain), gain)
+                self._larger(now, self.gain.get(on, 0))
             case VolumeGroup():
                 physical = tuple(
                     replace(pv, size_bytes=pv.size_bytes + _extents(self.gain.get(pv.on, 0), now))
                     for pv in now.physical
                 )
-                gain = sum(_extents(self.gain.get(pv.on, 0), now) for pv in now.physical)
-                self._gained(replace(now, physical=physical), gain)
+                self.changed[node.id] = replace(now, physical=physical)
+                self.gain[node.id] = sum(pv.size_bytes for pv in physical) - sum(
+                    pv.size_bytes for pv in now.physical
+                )
             case LogicalVolume() if node.id in self.below:
-                gain = lv_gain(now, self.layout, self.gain)
-                self._gained(replace(now, size_bytes=now.size_bytes + gain), gain)
+                self._larger(now, lv_gain(now, self.layout, self.gain))
             case _:
                 pass
         if isinstance(now, Disk | Array) and now.table is not None:
             self._grow_on(now)
 
-    def _gained(self, node: Grown, gain: int) -> Grown:
-        self.changed[node.id], self.gain[node.id] = node, gain
-        return node
+    def _larger(self, node: Grown, gain: int) -> Grown:
+        larger = replace(node, size_bytes=node.size_bytes + gain)
+        self.changed[node.id], self.gain[node.id] = larger, gain
+        return larger
 
     def _grow_on(self, holder: Holder) -> None:
         sector = max(

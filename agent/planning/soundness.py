@@ -50,9 +50,8 @@ def about_layout(name: str, layout: Layout) -> Iterator[str]:
         yield from _about_table(name, layout, disk)
     for array in layout.tabled_arrays:
         yield from _about_table(name, layout, array)
-        end = max((part.extent.end for part in layout.partitions(array.id)), default=0)
-        is_mbr = isinstance(array.table, Mbr)
-        if needs_bytes(end, layout.sector_bytes(array), is_mbr=is_mbr) > array.size_bytes:
+        parts, sector = layout.partitions(array.id), layout.sector_bytes(array)
+        if needs_bytes(parts, array.table, sector) > array.size_bytes:
             yield f"{name}: {array.id} is too small for its partitions and its table"
     yield from _about_carriers(name, layout)
     for node in layout.nodes:

@@ -5,7 +5,14 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
-from agent.model.nodes import BIOS_BOOT_TYPE, MBR_PENDING_TYPE, PENDING_TYPE, Gpt, Partition
+from agent.model.nodes import (
+    BIOS_BOOT_TYPE,
+    MBR_PENDING_TYPE,
+    PENDING_TYPE,
+    Gpt,
+    Partition,
+    Table,
+)
 from agent.model.table import PlannedPartition, PlannedTable
 from agent.planning.free_space import ALIGNMENT, entry_array_bytes, usable
 from agent.units import Extent, align_down, align_up
@@ -36,13 +43,17 @@ class Room:
     @property
     def is_enough(self) -> bool:
         """Whether there is room for a table and anything beside it."""
-        return self.disk_bytes >= 2 * needs_bytes(2 * self.sector_bytes, self.sector_bytes)
+        return self.disk_bytes >= 2 * (2 * self.sector_bytes + _backup_bytes(self.sector_bytes))
 
 
-def needs_bytes(last_end: int, sector_bytes: int, *, is_mbr: bool = False) -> int:
-    """Return the smallest disk that holds partitions up to `last_end`, and a backup GPT."""
-    end = align_up(last_end, sector_bytes)
-    return end if is_mbr else end + sector_bytes + entry_array_bytes(sector_bytes)
+def needs_bytes(parts: Sequence[Partition], table: Table | None, sector_bytes: int) -> int:
+    """Return the smallest disk that holds `parts` where they are, and the backup of a GPT."""
+    end = align_up(max((part.extent.end for part in parts), default=0), sector_bytes)
+    return end + _backup_bytes(sector_bytes) if isinstance(table, Gpt) else end
+
+
+def _backup_bytes(sector_bytes: int) -> int:
+    return sector_bytes + entry_array_bytes(sector_bytes)
 
 
 def grown(

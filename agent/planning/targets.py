@@ -7,7 +7,7 @@ from typing import Final
 from agent.model.inventory import Drive
 from agent.model.job import DeploySpec
 from agent.model.layout import Layout
-from agent.model.nodes import Array, Disk, Mbr
+from agent.model.nodes import Array, Disk
 from agent.model.storage import DiskAction, Shape, Storage
 from agent.model.template import TemplateConfig
 from agent.planning.presets import LEAST_DISKS, nearest_shape
@@ -60,10 +60,7 @@ def _named(ids: tuple[str, ...], template: TemplateConfig) -> _Asked:
 
 def _needs(layout: Layout, disk: Disk) -> int:
     parts = layout.partitions(disk.id)
-    end = max((part.extent.end for part in parts), default=0)
-    if not parts:
-        return disk.size_bytes
-    return needs_bytes(end, disk.sector_bytes, is_mbr=isinstance(disk.table, Mbr))
+    return needs_bytes(parts, disk.table, disk.sector_bytes) if parts else disk.size_bytes
 
 
 def alike(layout: Layout) -> tuple[frozenset[str], ...]:

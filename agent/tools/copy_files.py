@@ -31,9 +31,9 @@ from agent.tools.copy_flags import (
     make_places,
     opened,
     restore_flags,
-    shown,
 )
 from agent.tools.copy_shares import share_again
+from agent.tools.copy_walk import below, walk
 from agent.units import format_bytes
 
 _COPY_TIMEOUT_S: Final = 7 * 24 * 3600.0
@@ -83,34 +83,21 @@ def find_needs(source: Path, *, block_bytes: int = 4096) -> Needs:
     what cannot be read.
     """
     top = os.fsencode(source)
-    device = _stat(top).st_dev
     total, inodes = 0, 0
     flagged: list[Flagged] = []
-    linked: set[int] = set()
-    folders = [b""]
-    while folders:
-        folder = folders.pop()
-        for name in _names(_below(top, folder)):
-            path = _below(folder, name)
-            found = _stat(_below(top, path))
-            is_folder, is_file = stat.S_ISDIR(found.st_mode), stat.S_ISREG(found.st_mode)
-            if found.st_dev != device or found.st_ino in linked:
-                continue
-            if is_folder:
-                folders.append(path)
-            elif found.st_nlink > 1:
-                linked.add(found.st_ino)
-            if is_folder or is_file:
-                flagged += _flagged(top, path, is_folder=is_folder)
-            inodes += 1
-            taken = max(found.st_blocks * _STAT_BLOCK, block_bytes if is_folder else 0)
-            total += -(-taken // block_bytes) * block_bytes
+    for path, found in walk(top):
+        is_folder, is_file = stat.S_ISDIR(found.st_mode), stat.S_ISREG(found.st_mode)
+        if is_folder or is_file:
+            flagged += _flagged(top, path, is_folder=is_folder)
+        inodes += 1
+        taken = max(found.st_blocks * _STAT_BLOCK, block_bytes if is_folder else 0)
+        total += -(-taken // block_bytes) * block_bytes
     flagged += _flagged(top, b"", is_folder=True)
     return Needs(total, inodes, tuple(flagged))
 
 
 def _flagged(top: bytes, path: bytes, *, is_folder: bool) -> list[Flagged]:
-    with opened(_below(top, path)) as fd:
+    with opened(below(top, path)) as fd:
         found = find_flagged(fd, path, is_folder=is_folder)
     return [found] if found else []
 
@@ -279,22 +266,3 @@ class _Synced:
         if libc.syncfs(self._fd) != 0:
             reason = os.strerror(ctypes.get_errno())
             raise DiskError(f"could not write all files to {self._folder}: {reason}")
-
-
-def _below(folder: bytes, path: bytes) -> bytes:
-    return folder + b"/" + path if folder and path else folder or path
-
-
-def _names(folder: bytes) -> list[bytes]:
-    try:
-        with os.scandir(folder) as entries:
-            return [entry.name for entry in entries]
-    except OSError as error:
-        raise DiskError(f"could not list {shown(folder)}: {error.strerror}") from error
-
-
-def _stat(path: bytes) -> os.stat_result:
-    try:
-        return os.lstat(path)
-    except OSError as error:
-        raise DiskError(f"could not look at {shown(path)}: {error.strerror}") from error

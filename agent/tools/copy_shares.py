@@ -7,6 +7,7 @@ share: the kernel compares them first, so nothing but their place can change.
 import ctypes
 import fcntl
 import os
+import stat
 import struct
 import sys
 import threading
@@ -20,6 +21,7 @@ from typing import Final
 from agent.errors import AgentError
 from agent.system.fiemap import shared_runs
 from agent.tools.copy_flags import opened, shown
+from agent.tools.copy_walk import below, walk
 from agent.units import Extent, MiB
 
 _SHARING: Final = frozenset({0x58465342, 0x9123683E})
@@ -67,7 +69,7 @@ def share_again(source: Path, target: Path, stop: threading.Event) -> int:
             if before is not None and at < before.end:
                 size = min(extent.end, before.end) - at
                 there = before.offset + at - starts[number - 1]
-                saved += _share(top + before.path, there, top + path, place, size)
+                saved += _share(below(top, before.path), there, below(top, path), place, size)
             else:
                 following = starts[number] if number < len(starts) else extent.end
                 size = min(extent.end, following) - at
@@ -87,26 +89,13 @@ def _kind(where: Path) -> int:
 
 
 def _shared_in(top: bytes) -> Iterator[tuple[bytes, int, Extent]]:
-    """Yield (path from `top` on, offset in the file, run of the volume); hard links once."""
-    device = os.lstat(top).st_dev
-    seen: set[int] = set()
-    folders = [b""]
-    while folders:
-        folder = folders.pop()
-        with suppress(OSError), os.scandir(top + folder) as entries:
-            for entry in entries:
-                path = folder + b"/" + os.fsencode(entry.name)
-                state = entry.stat(follow_symlinks=False)
-                if state.st_dev != device or state.st_ino in seen:
-                    continue
-                if entry.is_dir(follow_symlinks=False):
-                    folders.append(path)
-                elif entry.is_file(follow_symlinks=False) and state.st_blocks:
-                    if state.st_nlink > 1:
-                        seen.add(state.st_ino)
-                    with suppress(AgentError), opened(top + path) as fd:
-                        for offset, extent in shared_runs(fd, shown(path)):
-                            yield path, offset, extent
+    """Yield (path from `top` on, offset in the file, run of the volume)."""
+    with suppress(AgentError):
+        for path, found in walk(top):
+            if stat.S_ISREG(found.st_mode) and found.st_blocks:
+                with suppress(AgentError), opened(below(top, path)) as fd:
+                    for offset, extent in shared_runs(fd, shown(path)):
+                        yield path, offset, extent
 
 
 def _share(one: bytes, at: int, other: bytes, place: int, size: int) -> int:

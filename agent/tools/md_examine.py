@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Final
 
 from agent.errors import DiskError
+from agent.model.md_size import v090_bytes
 from agent.model.nodes import MdLevel, MdMetadata
 from agent.system import block
 from agent.system.command import Runner
-from agent.units import KiB, align_down
+from agent.units import KiB
 
 _SECTOR: Final = 512
-_V090_STEP: Final = 64 * KiB
-"""A superblock of 0.90 is in the last whole 64 KiB, but never in less than that."""
 _UUID: Final = re.compile(r"[0-9a-f]{8}(?::[0-9a-f]{8}){3}")
 _FIELD: Final = re.compile(r"^\s*([A-Za-z][A-Za-z0-9' ]*?) : ?(.*)$")
 _THIS: Final = re.compile(r"^this\s+\d+\s+\d+\s+\d+\s+(-?\d+)\s+(.*)$")
@@ -160,7 +159,7 @@ def _imsm_member(text: str, fields: dict[str, str], device_bytes: int) -> MdMemb
         name=name,
         level=level,
         metadata=MdMetadata.IMSM,
-        chunk_bytes=0 if level is MdLevel.RAID1 else _chunk(volume, level),
+        chunk_bytes=_chunk(volume, level),
         layout=_IMSM_LAYOUTS.get(level, "") if level else "",
         raid_devices=_number(volume["Members"]),
         slot=None if slot == "?" else _number(slot),
@@ -253,7 +252,7 @@ def _chunk(fields: dict[str, str], level: MdLevel | None) -> int:
 
 def _area(fields: dict[str, str], level: MdLevel | None, device_bytes: int, *, old: bool) -> int:
     if old and level is MdLevel.LINEAR:
-        return max(align_down(device_bytes, _V090_STEP) - _V090_STEP, 0)
+        return v090_bytes(device_bytes)
     if old:
         return _number(fields.get("Used Dev Size", "0")) * KiB
     used = _number(fields.get("Used Dev Size", "0"))  # of a linear one: 0

@@ -80,6 +80,20 @@ def make_os(**changes: Any) -> OsIdentity:
     return msgspec.structs.replace(system, **changes)
 
 
+def make_partition(number: int, offset: int, size: int, **more: Any) -> Partition:
+    part = Partition(
+        id=f"disk0p{number}",
+        on="disk0",
+        number=number,
+        offset_bytes=offset,
+        size_bytes=size,
+        type=LINUX_TYPE,
+        uuid=guid(number),
+        name="",
+    )
+    return msgspec.structs.replace(part, **more)
+
+
 def make_layout(
     *,
     size_bytes: int = 4 * GiB,

@@ -26,7 +26,6 @@ from agent.model.nodes import (
     SWAP_TYPE,
     Disk,
     Gpt,
-    Partition,
 )
 from agent.model.steps import MountPoint
 from agent.model.template import Firmware
@@ -41,6 +40,7 @@ from tests.unit.make_plan import (
     make_drive,
     make_inventory,
     make_os,
+    make_partition,
     make_spec,
 )
 
@@ -49,20 +49,6 @@ SPEC = CaptureSpec(name="demo")
 
 EXT = Ext(uuid=guid(101), label="root", block_bytes=4096, features=("extent",))
 SWAP = Swap(uuid=guid(102), label="", page_bytes=4096)
-
-
-def make_partition(number: int, offset: int, size: int, **more: Any) -> Partition:
-    part = Partition(
-        id=f"disk0p{number}",
-        on="disk0",
-        number=number,
-        offset_bytes=offset,
-        size_bytes=size,
-        type=LINUX_TYPE,
-        uuid=guid(number),
-        name="",
-    )
-    return msgspec.structs.replace(part, **more)
 
 
 def make_content(number: int, size: int, **more: Any) -> FoundContent:

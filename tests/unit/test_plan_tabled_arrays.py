@@ -32,23 +32,21 @@ from agent.planning.review import render_plan
 from agent.planning.soundness import about_layout
 from agent.planning.stack import erasing
 from agent.units import GiB, MiB
-from tests.unit.make_plan import guid, make_drive, make_inventory, make_spec, make_template
+from tests.unit.make_plan import (
+    guid,
+    make_drive,
+    make_inventory,
+    make_partition,
+    make_spec,
+    make_template,
+)
 
 SIZE = 4 * GiB - MiB
 DISKS = ("disk0", "disk1")
 
 
 def part(number: int, at: int, size: int, kind: str) -> Partition:
-    return Partition(
-        id=f"md0p{number}",
-        on="md0",
-        number=number,
-        offset_bytes=at,
-        size_bytes=size,
-        type=kind,
-        uuid=guid(number),
-        name="",
-    )
+    return make_partition(number, at, size, id=f"md0p{number}", on="md0", type=kind)
 
 
 def volume(name: str, on: str, content: Ext | Vfat | Raw | BootCode, size: int) -> Volume:

@@ -18,22 +18,13 @@ from agent.planning.tables import (
     sector_objections,
 )
 from agent.units import GiB, KiB, MiB, TiB
-from tests.unit.make_plan import DISK_UUID, guid
+from tests.unit.make_plan import DISK_UUID, guid, make_partition
 
 MBR_ID = "89abcdef"
 
 
 def part(number: int, offset: int, size: int, kind: str = "83") -> Partition:
-    return Partition(
-        id=f"disk0p{number}",
-        on="disk0",
-        number=number,
-        offset_bytes=offset,
-        size_bytes=size,
-        type=kind,
-        uuid=f"{MBR_ID}-{number:02x}",
-        name="",
-    )
+    return make_partition(number, offset, size, type=kind, uuid=f"{MBR_ID}-{number:02x}")
 
 
 def names(*numbers: int) -> frozenset[str]:
