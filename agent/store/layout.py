@@ -22,6 +22,7 @@ import msgspec
 from agent.errors import AgentError, ServerError, TemplateError
 from agent.model.template import MANIFEST_MAX_BYTES, MANIFEST_TYPE, Descriptor, Digest
 from agent.model.wire import decode, encode
+from agent.store.blob_file import BlobFile
 from agent.store.body import Limits
 from agent.store.retry import Retry
 from agent.store.source import check_manifest, check_reference
@@ -283,7 +284,7 @@ class LayoutBlob:
         self._part = folder / f".{name}.{os.getpid()}.part"
         self._sha256 = sha256() if digest else None
         try:
-            self._file = self._part.open("wb")
+            self._file = BlobFile(self._part)
         except OSError as error:
             raise self._failed(error) from error
 
@@ -301,8 +302,7 @@ class LayoutBlob:
             self.cancel()
             raise TemplateError(f"the blob {digest} came damaged: it has digest {found}")
         try:
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            self._file.sync()
             self._file.close()
             self._part.chmod(0o644)
             self._part.replace(self._folder / digest.removeprefix("sha256:"))
@@ -311,7 +311,7 @@ class LayoutBlob:
             raise self._failed(error) from error
 
     def cancel(self) -> None:
-        with contextlib.suppress(OSError):  # what was not written yet may have no room
+        with contextlib.suppress(OSError):
             self._file.close()
         with contextlib.suppress(FileNotFoundError):
             self._part.unlink()

@@ -183,7 +183,7 @@ class _Volume:
     ) -> None:
         cores = len(os.sched_getaffinity(0))
         heavy = level is not None and level >= _HEAVY_LEVEL
-        self._lanes = lanes or min(cores if heavy else cores + 1, _MOST_LANES)
+        self._lanes = lanes or min(cores if heavy else cores + 2, _MOST_LANES)
         self._target = target
         self._source = source
         self._meter = meter
