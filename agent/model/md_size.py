@@ -14,6 +14,9 @@ _IMSM_LEVELS: Final = (MdLevel.RAID0, MdLevel.RAID1, MdLevel.RAID5, MdLevel.RAID
 _IMSM_NAME: Final = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_.-]{0,15})?")
 _IMSM_BEHIND: Final = 10402 * 512
 """What is behind a volume: MPB_SECTOR_CNT and IMSM_RESERVED_SECTORS of mdadm's super-intel.c."""
+_IN_FRONT: Final = (MdMetadata.V1_1, MdMetadata.V1_2)
+_LEAST_FRONT: Final = 256 * KiB
+"""Superblock, list of bad blocks and a bitmap; mdadm 3.1 left no more."""
 _MIRROR_STEP: Final = 64 * KiB
 _V090_STEP: Final = 64 * KiB
 _V090_MOST: Final = 2 * TiB
@@ -116,6 +119,27 @@ def usable_bytes(array: Array, member_sizes: Sequence[int]) -> int:
     elif array.level is MdLevel.LINEAR:
         areas = [align_down(area, max(array.chunk_bytes, 4 * KiB)) for area in areas]
     return held_bytes(array.level, array.layout, chunk, len(array.members), areas)
+
+
+def earlier_offset(
+    array: Array, member_sizes: Sequence[int], offset: int, missing: int
+) -> int | None:
+    """Return where the data must begin so that `array` holds `missing` bytes more.
+
+    All in bytes; they begin at `offset` now. None: nowhere is early enough, or the superblock is
+    not in front of them.
+    """
+    if array.metadata not in _IN_FRONT:
+        return None
+
+    def held(at: int) -> int:
+        chunk = array.chunk_bytes or DEFAULT_CHUNK_BYTES
+        areas = [size - at for size in member_sizes]
+        return held_bytes(array.level, array.layout, chunk, len(array.members), areas)
+
+    enough = held(offset) + missing
+    places = (*range(align_down(offset, MiB), 0, -MiB), _LEAST_FRONT)
+    return next((at for at in places if at < offset and held(at) >= enough), None)
 
 
 def _area(metadata: MdMetadata, size: int, front: int) -> int:

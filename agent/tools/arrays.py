@@ -10,7 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from agent.errors import AgentError
+from agent.errors import AgentError, DiskError
+from agent.model.md_size import earlier_offset
 from agent.model.nodes import Array, MdLevel, MdMetadata
 from agent.system import block
 from agent.system.command import Runner
@@ -46,7 +47,8 @@ def make(
     """Make `array` on `devices`, by slot, and return its device. What they held is gone.
 
     None makes it degraded there; of Intel's RAID and of a linear array all must be given. Its
-    copies and parity are right when `wait_for_sync` returns.
+    copies and parity are right when `wait_for_sync` returns. It holds as many bytes as `array`
+    says, or more; raises DiskError if that cannot be.
     """
     target, container = _free_devices()
     present = [device for device in devices if device is not None]
@@ -58,6 +60,8 @@ def make(
         else:
             mdadm.make(run, array, target, devices, spares)
         block.wait_for_node(target)
+        if (missing := array.size_bytes - block.size_bytes(target)) > 0:
+            _make_larger(run, array, target, devices, spares, missing)
     return target
 
 
@@ -70,6 +74,33 @@ def stop(run: Runner, device: Path) -> None:
     mdadm.stop(run, device)
     if container is not None:
         mdadm.stop(run, container)
+
+
+def _make_larger(
+    run: Runner,
+    array: Array,
+    target: Path,
+    devices: Sequence[Path | None],
+    spares: Sequence[Path],
+    missing: int,
+) -> None:
+    """Make it once more with its data further in front: mdadm before 3.2.5 left less there."""
+    present = [device for device in devices if device is not None]
+    at = None
+    if made := mdadm.examine(run, present[0]):
+        sizes = [block.size_bytes(device) for device in present]
+        at = earlier_offset(array, sizes, made.data_offset_bytes, missing)
+    if at is not None:
+        mdadm.stop(run, target)
+        mdadm.make(run, array, target, devices, spares, data_offset_bytes=at)
+        block.wait_for_node(target)
+        missing = array.size_bytes - block.size_bytes(target)
+    if missing > 0:
+        raise DiskError(
+            f"{array.id} ({array.words}) holds {array.size_bytes - missing} bytes on these disks, "
+            f"and {array.size_bytes} are to be put on it",
+            hint="take larger disks, or another layout (layout auto)",
+        )
 
 
 @contextmanager

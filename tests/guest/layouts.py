@@ -115,6 +115,25 @@ def make(kind: str, device: str | Path, *more: str) -> None:
     sh(*words, *more, device)
 
 
+def checked(disks: Sequence[Path]) -> int:
+    """Let each array on `disks` come into step; return how many sectors of them all differ."""
+    members: dict[str, list[Path]] = {}
+    for disk in disks:
+        parts = {part: mdadm.examine(RUN, part) for part in block.partition_nodes(disk)}
+        found = {part: one for part, one in parts.items() if one is not None}
+        if not found and (one := mdadm.examine(RUN, disk)) is not None:
+            found = {disk: one}
+        for device, one in found.items():
+            members.setdefault(one.uuid, []).append(device)
+    differ = 0
+    for devices in members.values():
+        sh("mdadm", "--assemble", "/dev/md90", "--config=none", "--run", *devices)
+        sh("udevadm", "settle")
+        differ += mdadm.check(Path("/dev/md90"), 300)
+        mdadm.stop(RUN, Path("/dev/md90"))
+    return differ
+
+
 def uuid_of(device: str) -> str:
     return sh("blkid", "--probe", "--output=value", "--match-tag=UUID", device).strip()
 

@@ -264,6 +264,8 @@ def test_the_same_layout_on_bigger_disks(name: str, bench: Bench, tmp_path: Path
     arrays = [node for node in layout.nodes if isinstance(node, Array)]
     if any(one.metadata is MdMetadata.IMSM and is_redundant(one.level) for one in arrays):
         assert layouts.checked_imsm([Path(disk.path) for disk in targets.values()]) == 0
+    elif any(is_redundant(one.level) for one in arrays):
+        assert layouts.checked([Path(disk.path) for disk in targets.values()]) == 0
     assert on_targets(plan, targets, tmp_path / "mnt") == taken.tree
     for disk in targets.values():
         assert block.size_bytes(Path(disk.path)) == disk.size_bytes
@@ -441,6 +443,8 @@ def test_another_layout(name: str, bench: Bench, tmp_path: Path) -> None:
         spec = DeploySpec(template="demo:latest", layout=case.layout, keys=KEYS)
         plan, _ = deployed(taken.template, targets, spec, tmp_path / "mnt")
     bench.stop()
+    if any(isinstance(node, Array) and is_redundant(node.level) for node in plan.layout.nodes):
+        assert layouts.checked([Path(disk.path) for disk in targets.values()]) == 0
     assert on_targets(plan, targets, tmp_path / "mnt") == taken.tree
     root = next(volume for volume in plan.layout.volumes if volume.mount == "/")
     assert not isinstance(root.content, BootCode)

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from agent.errors import CommandFailed
+from agent.errors import CommandFailed, DiskError
 from agent.model.nodes import Array, MdLevel, MdMetadata
 from agent.system import block
 from agent.system.command import Run
@@ -168,6 +168,47 @@ def test_no_more_is_promised_than_is_there(
         usable = mdadm.usable_bytes(array, [size] * len(array.members))
         assert real * 0.99 < usable <= real
         arrays.stop(RUN, Path("/dev/md100"))
+
+
+@pytest.mark.parametrize("metadata", [MdMetadata.V1_1, MdMetadata.V1_2])
+@pytest.mark.parametrize("level", [MdLevel.RAID1, MdLevel.RAID5, MdLevel.RAID10])
+def test_data_of_an_older_mdadm_fit_disks_of_the_same_size(
+    level: MdLevel, metadata: MdMetadata, loops: Loops
+) -> None:
+    """Its data begin earlier than those of today's arrays, so more is in them."""
+    array = an_array(level, metadata)
+    count = len(array.members)
+    old = loops(*[40 * MiB] * count)
+    words = mdadm.make_words(
+        array, Path("/dev/md100"), old, data_offset_bytes=512 * KiB, equal=True
+    )
+    RUN([*words[:2], "--assume-clean", *words[2:]])
+    size = block.size_bytes("/dev/md100")
+    arrays.stop(RUN, Path("/dev/md100"))
+    one = found(old).array
+    assert one is not None
+    assert one.size_bytes == size
+
+    ordinary = arrays.make(RUN, array, loops(*[40 * MiB] * count))
+    assert block.size_bytes(ordinary) < size
+    arrays.stop(RUN, ordinary)
+
+    new = loops(*[40 * MiB] * count)
+    device = arrays.make(RUN, one, new)
+    assert block.size_bytes(device) >= size
+    held = scribble(device)
+    wait(device)
+    assert mdadm.check(device) == 0
+    assert device.read_bytes() == held
+    size = block.size_bytes(device)
+    arrays.stop(RUN, device)
+    again = found(new)
+    assert again.array == msgspec.structs.replace(one, size_bytes=size)
+    assert again.unfit == ()
+
+    with pytest.raises(DiskError, match="are to be put on it"):
+        arrays.make(RUN, one, loops(*[32 * MiB] * count))
+    assert not list(Path("/sys/block").glob("md*"))
 
 
 def test_a_degraded_array_with_a_spare(loops: Loops) -> None:

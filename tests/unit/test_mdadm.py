@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from agent.errors import DiskError
-from agent.model.md_size import held_bytes
+from agent.model.md_size import earlier_offset, held_bytes
 from agent.model.nodes import Array, MdLevel, MdMetadata
 from agent.tools import mdadm
 from agent.units import GiB, KiB, MiB
@@ -255,3 +255,21 @@ def test_a_striped_array_of_unequal_members_needs_a_layout() -> None:
     two[1] = (two[1][0], dataclasses.replace(two[1][1], area_bytes=30 * MiB))
     (why,) = only(mdadm.find_arrays(two)).unfit
     assert "layout is not recorded" in why
+
+
+@pytest.mark.parametrize(
+    ("metadata", "missing", "expected"),
+    [
+        (MdMetadata.V1_2, 2 * MiB, 64 * MiB),
+        (MdMetadata.V1_2, 2 * 20 * MiB + 5 * KiB, 44 * MiB),
+        (MdMetadata.V1_1, 2 * 64 * MiB, MiB),
+        (MdMetadata.V1_1, 2 * 64 * MiB + KiB, 256 * KiB),
+        (MdMetadata.V1_2, 2 * 65 * MiB, None),
+        (MdMetadata.V1_0, MiB, None),
+    ],
+)
+def test_where_the_data_must_begin_to_hold_more(
+    metadata: MdMetadata, missing: int, expected: int | None
+) -> None:
+    array = changed(ARRAY, metadata=metadata, size_bytes=200 * GiB)
+    assert earlier_offset(array, [100 * GiB] * 3, 65 * MiB, missing) == expected
