@@ -27,7 +27,8 @@ class NativeTime:
     def watch(self) -> None:
         """Wrap the native calls of a restore, for the rest of the process."""
         digests, sockets = agent.store.digests, socket.socket
-        _replace(os, "pwrite", self._timed("write", os.pwrite))
+        for name in ("pwrite", "pwritev"):
+            _replace(os, name, self._timed("write", getattr(os, name)))
         _replace(os, "preadv", self._timed("read", os.preadv))
         _replace(os, "fsync", self._timed("sync", os.fsync))
         _replace(sockets, "recv_into", self._timed("receive", sockets.recv_into))
