@@ -62,7 +62,8 @@ def _add_create(kinds: Any, common: argparse.ArgumentParser) -> None:
     add_deploy_options(deploy)
     deploy.set_defaults(call=create_job, kind="deploy")
     capture = kinds.add_parser("capture", parents=[common, base, disk], help="make a template")
-    capture.add_argument("--name", required=True, help="the template's name")
+    _add_spec(capture)
+    capture.add_argument("--name", help="the template's name")
     capture.add_argument("--level", type=int, help="zstd level, 1 to 19; else what suits")
     capture.add_argument("--parent", metavar="REF", help="upload only what differs from it")
     capture.add_argument(
@@ -103,7 +104,7 @@ def disk_parser() -> argparse.ArgumentParser:
 
 def add_deploy_options(parser: argparse.ArgumentParser) -> None:
     """Add what a deployment can be asked for, its template and disks apart."""
-    parser.add_argument("--spec", type=Path, metavar="FILE", help="JSON or YAML; options win")
+    _add_spec(parser)
     parser.add_argument("--hostname")
     parser.add_argument(
         "--authorized-key", action="append", type=Path, metavar="FILE", help="for root"
@@ -123,6 +124,10 @@ def add_deploy_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--verify", choices=[one.value for one in Verify])
 
 
+def _add_spec(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--spec", type=Path, metavar="FILE", help="JSON or YAML; options win")
+
+
 def add_keys(parser: argparse.ArgumentParser) -> None:
     for name, text in (("passphrase", "its first line opens LUKS"), ("key", "its bytes do")):
         parser.add_argument(
@@ -134,7 +139,7 @@ def add_keys(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_wipe(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--spec", type=Path, metavar="FILE", help="JSON or YAML; options win")
+    _add_spec(parser)
     parser.add_argument(
         "--all-fixed-disks",
         dest="all_fixed",
@@ -193,6 +198,8 @@ def make_spec(args: argparse.Namespace) -> JobSpec:
             spec["layout"] = args.layout if is_name else _storage(Path(args.layout))
         if "template" not in spec:
             raise UsageError("which template? give --template REF")
+    elif args.kind == "capture" and "name" not in spec:
+        raise UsageError("which name is the template to get? give --name NAME")
     made: JobSpec = convert(spec, JobSpec, "job")  # type: ignore[arg-type]
     return made
 

@@ -1,5 +1,7 @@
 """Hints for several disks, as options of `metalcast job create`."""
 
+from pathlib import Path
+
 import pytest
 
 from agent.errors import UsageError
@@ -39,6 +41,20 @@ def test_the_disks_of_a_capture_come_in_the_order_of_their_roles() -> None:
 def test_a_capture_may_be_asked_to_keep_identity() -> None:
     kept = [spec_of("capture", "--name", "a", *words) for words in ((), ("--keep-identity",))]
     assert [isinstance(one, CaptureSpec) and one.keep_identity for one in kept] == [False, True]
+
+
+def test_a_capture_is_described_by_a_file_and_options_win(tmp_path: Path) -> None:
+    file = tmp_path / "capture.yaml"
+    file.write_text("name: a\nlevel: 7\ndisks:\n- serial: B\n- serial: A\n")
+    spec = spec_of("capture", "--spec", str(file), "--level", "5")
+    assert isinstance(spec, CaptureSpec)
+    assert (spec.name, spec.level) == ("a", 5)
+    assert spec.disks == (DiskHints(serial="B"), DiskHints(serial="A"))
+    with pytest.raises(UsageError, match="--name NAME"):
+        spec_of("capture")
+    file.write_text("kind: wipe\nall_fixed: true\n")
+    with pytest.raises(UsageError, match="is for 'wipe', not capture"):
+        spec_of("capture", "--spec", str(file))
 
 
 def test_several_disks_are_wiped_by_name() -> None:
