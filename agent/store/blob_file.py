@@ -55,7 +55,10 @@ class BlobFile:
             while done < self._filled:
                 try:
                     with buffer[done : self._filled] as rest:
-                        done += os.write(self._fd, rest)
+                        wrote = os.write(self._fd, rest)
+                    if not wrote:
+                        raise OSError(errno.EIO, "the file takes no bytes")
+                    done += wrote
                 except OSError as error:
                     # some filesystems refuse it only here, and none goes on inside a sector
                     if error.errno != errno.EINVAL or not self._go_direct(False):

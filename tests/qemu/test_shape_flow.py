@@ -146,7 +146,7 @@ def test_one_disk_becomes_an_array(
     rack.remove(disks)
 
 
-@pytest.mark.parametrize("there", [(0, 1), (1,)], ids=["both", "second"])
+@pytest.mark.parametrize("there", [(0, 1), (0,), (1,)], ids=["both", "first", "second"])
 def test_a_bios_server_becomes_a_uefi_mirror(
     there: Sequence[int], rack: Rack, uefi_mirror: Sequence[Disk], storage_server: Lived
 ) -> None:

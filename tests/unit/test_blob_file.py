@@ -101,3 +101,11 @@ def test_a_refusal_that_stays_is_told(path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(OSError, match="Invalid argument"):
         file.write(bytes(4 * MiB))
     file.close()
+
+
+def test_a_file_that_takes_nothing_is_an_error(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "write", lambda _fd, _data: 0)
+    file = BlobFile(path)
+    with pytest.raises(OSError, match="takes no bytes"):
+        file.write(bytes(4 * MiB))
+    file.close()
