@@ -20,6 +20,7 @@ from agent.commit import (
 from agent.devices import Devices, partition_node
 from agent.efi_entry import add_efi_entry
 from agent.errors import AgentError, DiskError, DiskState, StepFailed
+from agent.identity.array_names import follow_uuids
 from agent.identity.configure import NetworkFiles, Touched, configure
 from agent.model.event import Level, Logged, StepStarted
 from agent.model.inventory import Drive, Inventory
@@ -305,6 +306,7 @@ def configure_system(
     network = host.network(step)
     with mounted_system(host.run, host.mount_dir, parts, TARGET_OPTIONS) as tree:
         touched = configure(host.run, tree, step.identity, network)
+        touched += tuple(follow_uuids(tree, devices.new_uuids()))
     say_lifted(tree.lifted, report)
     for part in parts:
         block.flush(part.device)

@@ -83,6 +83,17 @@ class Devices:
                     self.run, group, lv, pool, self._members(group)
                 )
 
+    def new_uuids(self) -> dict[str, tuple[str, str]]:
+        """Return, by the old UUID of each array that could not keep it, that which it has got and
+        that of its container."""
+        made = [node for node in self.layout.nodes if isinstance(node, Array)]
+        found = {
+            array.uuid: arrays.new_uuids(self.run, array, self.paths[array.id])
+            for array in made
+            if array.id in self.paths
+        }
+        return {old: new for old, new in found.items() if new is not None}
+
     def close(self, node_id: str) -> None:
         """Stop an array, LUKS or group, so that all it holds is on the disks."""
         node = self.layout.node(node_id)

@@ -261,8 +261,9 @@ def _renamed(layout: Layout) -> Iterator[str]:
     for node in layout.nodes:
         if isinstance(node, Array) and node.metadata is MdMetadata.IMSM:
             yield (
-                f"{node.id} gets another UUID, as each of Intel's RAID does: a system that goes by "
-                f"the old one ({node.uuid} in mdadm.conf or rd.md.uuid=) will not find it"
+                f"{node.id} gets another UUID, as each of Intel's RAID does: mdadm.conf and the "
+                f"kernel's arguments below /etc and /boot follow, what names {node.uuid} elsewhere "
+                "(on the EFI partition) does not"
             )
 
 

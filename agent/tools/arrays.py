@@ -65,6 +65,12 @@ def make(
     return target
 
 
+def new_uuids(run: Runner, array: Array, device: Path) -> tuple[str, str] | None:
+    """Return the UUIDs that `array`, made as `device`, and its container have got; None: it has
+    that of `array`."""
+    return imsm.uuids(run, device) if array.metadata is MdMetadata.IMSM else None
+
+
 def stop(run: Runner, device: Path) -> None:
     """Stop what the other two have started; all that it holds is then on its members."""
     if device.parent == md_linear.MAPPER:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from agent.errors import CommandFailed
+from agent.errors import CommandFailed, DiskError
 from agent.model.nodes import Array, MdLevel
 from agent.system import block
 from agent.system.command import Runner
@@ -20,6 +20,7 @@ from agent.units import KiB
 _NO_PLATFORM: Final = "IMSM_NO_PLATFORM"
 ENVIRONMENT: Final = {_NO_PLATFORM: "1"}
 _NONE_FOUND: Final = (0, 1, 2)
+_UUID: Final = re.compile(r"^MD_UUID=([0-9a-f]{8}(?::[0-9a-f]{8}){3})$", re.MULTILINE)
 _EXTERNAL: Final = re.compile(r"external:[/-](md\w+)/\d+")
 
 
@@ -59,6 +60,18 @@ def make(run: Runner, array: Array, container: Path, target: Path, devices: Sequ
     if array.level is not MdLevel.RAID1 and array.chunk_bytes:
         words.append(f"--chunk={array.chunk_bytes // KiB}")
     run([*words, container], env=ENVIRONMENT)
+
+
+def uuids(run: Runner, device: Path) -> tuple[str, str]:
+    """Return the UUIDs of a volume that runs, and of its container: 8:8:8:8 hex digits."""
+    container = container_of(device)
+    if container is None:
+        raise DiskError(f"{device} is no volume of Intel's RAID")
+    said = [run(["mdadm", "--detail", "--export", one]).text for one in (device, container)]
+    found = [_UUID.search(text) for text in said]
+    if found[0] is None or found[1] is None:
+        raise DiskError(f"mdadm does not tell the UUIDs of {device} and {container}")
+    return found[0][1], found[1][1]
 
 
 def container_of(device: Path) -> Path | None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import struct
 from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager
@@ -293,6 +294,35 @@ def test_a_deployment_that_fails_leaves_no_array_that_boots(
         parts = [node for node in found.nodes if isinstance(node, Partition)]
         types = [BIOS_BOOT_TYPE, PENDING_TYPE, PENDING_TYPE]
         assert [(part.on, part.type) for part in parts] == [("md0", one) for one in types]
+
+
+@pytest.mark.full
+def test_a_system_on_intels_raid_goes_by_its_new_uuid(bench: Bench, tmp_path: Path) -> None:
+    source = layouts.imsm("1", 2)(bench)
+
+    def names_itself(where: Path) -> None:
+        (where / "etc").mkdir(exist_ok=True)
+        (where / "etc/mdadm.conf").write_text(sh("mdadm", "--detail", "--scan"))
+
+    with captured(bench, source, tmp_path / "mnt", names_itself) as taken:
+        (array,) = [one for one in taken.template.config.layout.nodes if isinstance(one, Array)]
+        targets = {name: drive_of(bench.disk(160)) for name in ("disk0", "disk1")}
+        spec = DeploySpec(template="demo:latest", verify=Verify.NONE)
+        deployed(taken.template, targets, spec, tmp_path / "mnt")
+    there = {name: drive_of(Path(one.path)) for name, one in targets.items()}
+    with opened_system(RUN, there) as on:
+        (made,) = [one for one in on.nodes if isinstance(one, Array)]
+        assert made.uuid != array.uuid
+        (root,) = [one for one in on.contents if one.what == "ext4"]
+        with mounted_system(RUN, tmp_path / "mnt", [Part(Path(root.path), "/")], SOURCE_OPTIONS):
+            said = (tmp_path / "mnt/etc/mdadm.conf").read_text()
+        wanted = sh("mdadm", "--detail", "--scan")
+    assert array.uuid not in said
+    assert uuids_in(said) == uuids_in(wanted)
+
+
+def uuids_in(text: str) -> set[str]:
+    return set(re.findall(r"[0-9a-f]{8}(?::[0-9a-f]{8}){3}", text))
 
 
 @pytest.mark.full
