@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.model.inventory import Drive
+from agent.model.md_size import is_redundant
 from agent.model.nodes import Array, MdLevel, MdMetadata
 from agent.probe.contents import probe_contents
 from agent.system import block
@@ -124,10 +125,12 @@ def checked(disks: Sequence[Path]) -> int:
         if not found and (one := mdadm.examine(RUN, disk)) is not None:
             found = {disk: one}
         for device, one in found.items():
-            members.setdefault(one.uuid, []).append(device)
+            if one.level and is_redundant(one.level):
+                members.setdefault(one.uuid, []).append(device)
     differ = 0
     for devices in members.values():
         sh("mdadm", "--assemble", "/dev/md90", "--config=none", "--run", *devices)
+        sh("mdadm", "--readwrite", "/dev/md90")  # else what is left to do waits for a first write
         sh("udevadm", "settle")
         differ += mdadm.check(Path("/dev/md90"), 300)
         mdadm.stop(RUN, Path("/dev/md90"))

@@ -1,53 +1,23 @@
 """Every layout captured and deployed to bigger disks: files equal, checked, source untouched."""
 
-import hashlib
 import os
 import re
 import struct
-from collections.abc import Callable, Container, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from _pytest.mark import ParameterSet
 
-from agent.apply import Done, Host, apply
 from agent.errors import DiskError, StepFailed
-from agent.flows.capture import capture
-from agent.flows.deploy import TemplateSource, luks_keys
-from agent.flows.workplace import Workplace
-from agent.model.filesystems import fstype_of
-from agent.model.inventory import Drive
-from agent.model.job import CaptureSpec, DeploySpec, DiskHints, Verify
-from agent.model.keys import DiskKey
-from agent.model.layout import BootCode, Raw
+from agent.model.job import DeploySpec, Verify
+from agent.model.layout import Raw
 from agent.model.md_size import is_redundant
 from agent.model.nodes import BIOS_BOOT_TYPE, PENDING_TYPE, Array, MdMetadata, Partition
-from agent.model.plan import Plan
-from agent.model.storage import (
-    DiskAction,
-    Filesystem,
-    FormatAction,
-    MountAction,
-    PartitionAction,
-    PartitionFlag,
-    RaidAction,
-    Shape,
-    Storage,
-)
-from agent.planning.deploy import plan_deploy
-from agent.report import Report, silent
 from agent.source.open import opened_system
-from agent.store.body import Limits
-from agent.store.template import Template, open_template
 from agent.system import block
 from agent.system.mount import SOURCE_OPTIONS, Part, mounted_system
 from agent.tools import boot_sector, filesystems
-from agent.trust.keyring import Keyring
 from agent.units import MiB
-from tests.contracts.fake_registry import FakeRegistry
-from tests.contracts.stream_builders import make_client
 from tests.guest import layouts
 from tests.guest.conftest import sh
 from tests.guest.layouts import (
@@ -55,15 +25,12 @@ from tests.guest.layouts import (
     Bench,
     Source,
     drive_of,
-    fill,
-    mounted_all,
     mounted_btrfs,
     scrub,
 )
-from tests.unit.make_plan import make_inventory
+from tests.guest.whole_way import KEYS, bench, captured, deployed, on_targets, shortened
 
-KEYS = (DiskKey(passphrase=layouts.KEY),)
-PATIENT = Limits(connect_s=20, read_s=60, window_s=60)
+__all__ = ["bench"]
 
 SAME: dict[str, Callable[[Bench], Source]] = {
     "ext4 on GPT": layouts.gpt(),
@@ -104,150 +71,6 @@ SHORT_SAME = (
     "LVM on LUKS on RAID 1",
 )
 """Those of the short run; the others are in the long matrix."""
-SHORT_OTHER = (
-    "xfs to a smaller xfs",
-    "one disk to RAID 1",
-    "RAID 1 to one smaller disk",
-    "plain to LUKS",
-    "512 to 4096",
-)
-
-
-def shortened(cases: Iterable[str], short: Container[str]) -> list[ParameterSet]:
-    return [pytest.param(case, marks=[] if case in short else pytest.mark.full) for case in cases]
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    folder = tmp_path / "disks"
-    folder.mkdir()
-    made = Bench(folder)
-    yield made
-    made.close()
-
-
-@dataclass(frozen=True)
-class Captured:
-    template: Template
-    tree: dict[str, str]
-
-
-@contextmanager
-def captured(
-    bench: Bench,
-    source: Source,
-    where: Path,
-    change: Callable[[Path], None] = lambda _where: None,
-) -> Iterator[Captured]:
-    """Yield a template of `source`, filled; its disks must stay as they are to the last byte.
-
-    `change` is called with the mounted system.
-    """
-    fill(source, where)
-    with mounted_all(source.mounts, where):
-        change(where)
-    tree = known_files(source_parts(source), where)
-    bench.stop()
-    before = [digest(disk) for disk in source.disks]
-    drives = [drive_of(disk) for disk in source.disks]
-    sh("ip", "link", "set", "lo", "up")
-    registry = FakeRegistry()
-    with registry.serving() as url:
-        client = make_client(url, limits=PATIENT)
-        place = Workplace(RUN, make_inventory(*drives), silent, client, Keyring())
-        spec = CaptureSpec(
-            name="demo",
-            disks=tuple(DiskHints(name=drive.path) for drive in drives),
-            keys=KEYS,
-        )
-        result = capture(place, spec)
-        assert [digest(disk) for disk in source.disks] == before
-        yield Captured(open_template(client, result["digest"]), tree)
-        client.close()
-
-
-def source_parts(source: Source) -> list[Part]:
-    parts = []
-    for mount in source.mounts:
-        named = [w for w in mount.options.split(",") if w.startswith("subvol=")]
-        subvolume = named[0].removeprefix("subvol=") if named else None
-        parts.append(Part(Path(mount.device), mount.where, mount.fstype, subvolume))
-    return parts
-
-
-def known_files(parts: list[Part], where: Path) -> dict[str, str]:
-    """Return path → facts of all files whose bytes are known, read by the kernel."""
-    found: dict[str, str] = {}
-    with mounted_system(RUN, where, parts, SOURCE_OPTIONS):
-        for top in sorted(where.glob("**/known")):
-            for path in sorted(top.rglob("*")):
-                state = path.lstat()
-                name = str(path.relative_to(where))
-                data = hashlib.sha256(path.read_bytes()).hexdigest()
-                found[name] = f"{state.st_mode:o} {state.st_uid} {state.st_mtime_ns} {data}"
-    return found
-
-
-def digest(disk: Path) -> str:
-    """Return a digest of what the file behind a loop device holds, and of where it holds it."""
-    sh("sync", disk)
-    file = Path(sh("losetup", "--noheadings", "--output=BACK-FILE", disk).strip())
-    said = hashlib.blake2b()
-    with file.open("rb") as opened:
-        at = 0
-        while True:
-            try:
-                at = os.lseek(opened.fileno(), at, os.SEEK_DATA)
-            except OSError:
-                return said.hexdigest()
-            end = os.lseek(opened.fileno(), at, os.SEEK_HOLE)
-            opened.seek(at)
-            data = opened.read(end - at)
-            if any(data):
-                said.update(f"{at} {end}".encode() + data)
-            at = end
-
-
-def deployed(
-    template: Template,
-    drives: dict[str, Drive],
-    spec: DeploySpec,
-    where: Path,
-    report: Report = silent,
-) -> tuple[Plan, Done]:
-    inventory = make_inventory(*drives.values(), imsm=True)
-    plan = plan_deploy(inventory, template.config, spec, drives)
-    host = Host(
-        run=RUN,
-        source=TemplateSource(RUN, template, {}),
-        look=lambda path: drive_of(Path(path)),
-        inventory=inventory,
-        mount_dir=where,
-        efivars=where / "none",
-        keys=luks_keys(plan.layout, spec.keys),
-    )
-    return plan, apply(plan, host, report)
-
-
-def on_targets(plan: Plan, drives: dict[str, Drive], where: Path) -> dict[str, str]:
-    """Return the known files as they are on the target, found there anew."""
-    with opened_system(RUN, drives, keys=KEYS) as found:
-        assert not found.unfit
-        assert not [one.unfit for one in found.contents if one.unfit]
-        contents = {one.on: one for one in found.contents}
-        uuids = {getattr(one.content, "uuid", None): one for one in found.contents}
-        parts = []
-        for volume in plan.layout.volumes:
-            content = volume.content
-            one = contents.get(volume.on) or uuids.get(getattr(content, "uuid", ""))
-            if one is None or one.content is None:
-                continue
-            places = [(volume.mount, None)] if volume.mount else []
-            places += [(sub.mount, sub.path) for sub in getattr(content, "subvolumes", ())]
-            for place, subvolume in places:
-                parts.append(Part(Path(one.path), place or "/", fstype_of(content), subvolume))
-        parts.sort(key=lambda part: part.where)
-        return known_files(parts, where)
 
 
 @pytest.mark.parametrize("name", shortened(SAME, SHORT_SAME))
@@ -377,107 +200,3 @@ def test_a_btrfs_on_two_disks_comes_along(bench: Bench, tmp_path: Path) -> None:
 
 def known_in(where: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (where / "known").iterdir()}
-
-
-def ext4_root() -> Storage:
-    """The whole system on one ext4."""
-    return Storage(
-        config=(
-            DiskAction(id="disk0"),
-            PartitionAction(id="bios", device="disk0", size="1MiB", flag=PartitionFlag.BIOS_GRUB),
-            PartitionAction(id="large", device="disk0"),
-            FormatAction(id="root", volume="large", fstype=Filesystem.EXT4),
-            MountAction(id="m0", device="root", path="/"),
-        )
-    )
-
-
-def xfs_root() -> Storage:
-    """An ext4 system on an xfs root, with a /boot of its own."""
-    return Storage(
-        config=(
-            DiskAction(id="disk0"),
-            PartitionAction(id="bios", device="disk0", size="1MiB", flag=PartitionFlag.BIOS_GRUB),
-            PartitionAction(id="small", device="disk0", size="64MiB"),
-            PartitionAction(id="large", device="disk0"),
-            FormatAction(id="boot", volume="small", fstype=Filesystem.EXT4),
-            FormatAction(id="root", volume="large", fstype=Filesystem.XFS),
-            MountAction(id="m0", device="root", path="/"),
-            MountAction(id="m1", device="boot", path="/boot"),
-        )
-    )
-
-
-def raid5_root() -> Storage:
-    """Root on a small RAID 5; the layout of that name has a /boot of 1 GiB on each disk."""
-    disks = ("disk0", "disk1", "disk2")
-    parts = [
-        action
-        for disk in disks
-        for action in (
-            DiskAction(id=disk),
-            PartitionAction(id=f"{disk}-b", device=disk, size="1MiB", flag=PartitionFlag.BIOS_GRUB),
-            PartitionAction(id=f"{disk}-r", device=disk),
-        )
-    ]
-    members = tuple(f"{disk}-r" for disk in disks)
-    return Storage(
-        config=(
-            *parts,
-            RaidAction(id="md-root", name="root", raidlevel="5", devices=members),
-            FormatAction(id="root", volume="md-root"),
-            MountAction(id="m0", device="root", path="/"),
-        )
-    )
-
-
-@dataclass(frozen=True)
-class Other:
-    source: Callable[[Bench], Source]
-    layout: Shape | Storage
-    sizes_mib: tuple[int, ...]
-    sector_bytes: int = 512
-
-
-OTHER = {
-    "a smaller disk": Other(layouts.gpt(), Shape.SINGLE, (200,)),
-    "xfs to a smaller xfs": Other(layouts.gpt("xfs"), Shape.SINGLE, (400,)),
-    "ext4 to xfs and a /boot": Other(layouts.gpt(), xfs_root(), (450,)),
-    "xfs to ext4": Other(layouts.gpt("xfs"), ext4_root(), (300,)),
-    "btrfs subvolumes to ext4": Other(layouts.btrfs_subvolumes, ext4_root(), (300,)),
-    "LUKS2 to plain": Other(layouts.luks(), Shape.SINGLE, (300,)),
-    "4096 to 512": Other(layouts.gpt(sector_bytes=4096), Shape.SINGLE, (300,)),
-    "LVM on LUKS on RAID 1 to one plain disk": Other(
-        layouts.lvm_on_luks_on_md, Shape.SINGLE, (400,)
-    ),
-    "one disk to RAID 1": Other(layouts.gpt(), Shape.RAID1, (300, 300)),
-    "one disk to RAID 5": Other(layouts.gpt(), raid5_root(), (160, 160, 160)),
-    "RAID 1 to one smaller disk": Other(layouts.md("1", 2), Shape.SINGLE, (200,)),
-    "Intel's RAID 5 to one smaller disk": Other(layouts.imsm("5", 3), Shape.SINGLE, (200,)),
-    "partitions to LVM": Other(layouts.gpt(), Shape.LVM, (1400,)),
-    "plain to LUKS": Other(layouts.gpt(), Shape.LUKS, (1300,)),
-    "512 to 4096": Other(layouts.gpt(), Shape.SINGLE, (300,), 4096),
-    "LVM of two disks to one": Other(layouts.lvm(), Shape.SINGLE, (450,)),
-    "btrfs subvolumes to one btrfs": Other(layouts.btrfs_subvolumes, Shape.SINGLE, (350,)),
-}
-
-
-@pytest.mark.parametrize("name", shortened(OTHER, SHORT_OTHER))
-def test_another_layout(name: str, bench: Bench, tmp_path: Path) -> None:
-    case = OTHER[name]
-    with captured(bench, case.source(bench), tmp_path / "mnt") as taken:
-        targets = {
-            f"disk{number}": drive_of(bench.disk(size, case.sector_bytes))
-            for number, size in enumerate(case.sizes_mib)
-        }
-        spec = DeploySpec(template="demo:latest", layout=case.layout, keys=KEYS)
-        plan, _ = deployed(taken.template, targets, spec, tmp_path / "mnt")
-    bench.stop()
-    if any(isinstance(node, Array) and is_redundant(node.level) for node in plan.layout.nodes):
-        assert layouts.checked([Path(disk.path) for disk in targets.values()]) == 0
-    assert on_targets(plan, targets, tmp_path / "mnt") == taken.tree
-    root = next(volume for volume in plan.layout.volumes if volume.mount == "/")
-    assert not isinstance(root.content, BootCode)
-    for disk in targets.values():
-        with Path(disk.path).open("rb") as file:
-            assert file.read(6) == b"boots\n"

@@ -9,7 +9,7 @@ from agent.source.open import opened_system
 from agent.tools.btrfs_map import used_extents
 from tests.guest.conftest import sh
 from tests.guest.layouts import RUN, Bench, btrfs_subvolumes, drive_of, fill, mounted_all
-from tests.guest.test_layouts import bench
+from tests.guest.whole_way import bench
 
 SECRETS = {
     # in the trees; in a block of its own; in a subvolume inside the mounted one
