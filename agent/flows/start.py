@@ -18,7 +18,7 @@ from agent.model.job import Finish
 from agent.probe import probe_interfaces, probe_inventory
 from agent.probe.page import render_inventory
 from agent.system.command import Run
-from agent.system.memory import use_one_arena
+from agent.system.memory import give_back_memory
 from agent.system.netup import NetworkDown, bring_network_up
 from agent.system.power import finish_machine
 from agent.trust.keyring import Keyring, read_keyring
@@ -26,7 +26,7 @@ from agent.trust.keyring import Keyring, read_keyring
 
 def boot(args: argparse.Namespace) -> int:
     """Be the boot image's agent. Comes back only when the machine is to stay as it is."""
-    use_one_arena()
+    give_back_memory()
     names = os.environ.get("METALCAST_CONSOLES", "").split()
     console = machine_console(names) if names else standard_console()
     console.say(f"\nMetalcast {version()}")

@@ -23,7 +23,7 @@ from agent.stream.chunks import VolumeSource
 from agent.stream.restore import restore_volume
 from agent.stream.usedmap import used_map
 from agent.system.command import Run
-from agent.system.memory import use_one_arena
+from agent.system.memory import give_back_memory
 from agent.units import Extent
 from tests.bench.native import NativeTime
 from tests.contracts.stream_builders import make_config, make_volume
@@ -149,7 +149,7 @@ MODES: dict[str, Callable[..., dict[str, Any]]] = {
 
 
 if __name__ == "__main__":
-    use_one_arena()  # as the agent does
+    give_back_memory()  # as the agent does
     mode, *words = sys.argv[1:]
     before = os.times()
     answer = MODES[mode](*words)

@@ -17,6 +17,7 @@ from agent.stream.capture import capture_template
 from agent.stream.chunks import VolumeSource
 from agent.stream.restore import restore_volume
 from agent.stream.verify import verify_volume
+from agent.system.memory import give_back_memory
 from agent.units import Extent
 from tests.contracts.stream_builders import make_config, make_volume
 
@@ -66,5 +67,6 @@ def main(mode: str, url: str, disk: Path, lanes: int | None) -> dict[str, object
 
 
 if __name__ == "__main__":
+    give_back_memory()  # as the agent does
     mode, url, disk, *lanes = sys.argv[1:]
     print(json.dumps(main(mode, url, Path(disk), int(lanes[0]) if lanes else None)))

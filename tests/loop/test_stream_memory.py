@@ -24,8 +24,9 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield found
 
 
-def child(mode: str, url: str, disk: Path) -> dict[str, Any]:
+def child(mode: str, url: str, disk: Path, lanes: int | None = None) -> dict[str, Any]:
     words = [sys.executable, "-m", "tests.loop.stream_child", mode, url, str(disk)]
+    words += [] if lanes is None else [str(lanes)]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
@@ -56,3 +57,17 @@ def test_memory_is_bounded_whatever_the_size(url: str, tmp_path: Path) -> None:
         print(f"{mode}: peak {small / MiB:.0f} MiB of 64 MiB, {large / MiB:.0f} MiB of 320 MiB")
         assert large < LIMIT, mode
         assert large - small < 24 * MiB, mode
+
+
+@pytest.mark.parametrize(("mode", "lanes"), [("capture", 8), ("restore", 12), ("verify", 12)])
+def test_it_is_bounded_with_as_many_lanes_as_there_can_be(
+    mode: str, lanes: int, url: str, tmp_path: Path
+) -> None:
+    """As on a machine of sixteen cores."""
+    size = 320 * MiB
+    disk = make_disk(tmp_path / "disk.img", size)
+    if mode != "capture":
+        child("capture", url, disk)
+    peak = child(mode, url, disk, lanes)["peak_bytes"]
+    print(f"{mode} by {lanes} lanes: peak {peak / MiB:.0f} MiB")
+    assert peak < LIMIT
