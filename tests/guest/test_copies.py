@@ -66,7 +66,14 @@ def test_no_copy_on_write_is_kept_or_said(kind: str, tmp_path: Path) -> None:
                 assert "lose the flag +C, which the new filesystem does not take" in said
 
 
-@pytest.mark.parametrize(("kind", "to"), [("xfs", "xfs"), ("btrfs", "xfs"), ("xfs", "ext4")])
+@pytest.mark.parametrize(
+    ("kind", "to"),
+    [
+        ("xfs", "xfs"),
+        pytest.param("btrfs", "xfs", marks=pytest.mark.full),
+        ("xfs", "ext4"),
+    ],
+)
 def test_reflinks_share_again_where_they_can(kind: str, to: str, tmp_path: Path) -> None:
     run = Run()
     made = {**PROJECTS, "btrfs": BTRFS}
@@ -116,7 +123,7 @@ def used_bytes(where: Path) -> int:
     return (found.f_blocks - found.f_bfree) * found.f_frsize
 
 
-@pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs"])
+@pytest.mark.parametrize("kind", ["ext4", pytest.param("xfs", marks=pytest.mark.full), "btrfs"])
 def test_projects_are_kept_or_said(kind: str, tmp_path: Path) -> None:
     run = Run()
     with (

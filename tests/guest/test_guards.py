@@ -29,6 +29,8 @@ from tests.guest.signatures import (
 
 RUN = Run()
 NAMES = tuple(VALUABLE)
+ON_PARTITIONS = ("md-0.90", "vg", "zfs")
+"""Those of the short run: superblocks at the end, in front, and at both ends."""
 CONTENTS = {**VALUABLE, **FIRMWARE_RAID, **PLAIN}
 
 
@@ -78,7 +80,13 @@ def test_on_sectors_of_4096(name: str, scratch_4k: Path) -> None:
 
 @pytest.mark.parametrize(
     ("label", "name"),
-    [*(("dos", name) for name in NAMES), ("gpt", "md-0.90"), ("gpt", "vg"), ("gpt", "zfs")],
+    [
+        *(
+            pytest.param("dos", name, marks=() if name in ON_PARTITIONS else pytest.mark.full)
+            for name in NAMES
+        ),
+        *(("gpt", name) for name in ON_PARTITIONS),
+    ],
 )
 def test_on_partitions(label: str, name: str, scratch: list[Path]) -> None:
     """On the last partition alone: of an MBR, a logical one."""

@@ -65,7 +65,6 @@ SHORT_SAME = (
     "btrfs with subvolumes",
     "logical root on MBR",
     "two disks, one bare",
-    "a table in a RAID 5",
     "Intel's RAID 1",
     "thin volumes",
     "LVM on LUKS on RAID 1",

@@ -12,8 +12,7 @@ ALONE = pytest.mark.alone
 # One guest each. Those of tests/loop need nothing but what the image has; the host may lack the
 # privilege.
 BUNDLES = {
-    "layouts": ("tests/guest/test_layouts.py",),
-    "changed": ("tests/guest/test_layouts_changed.py",),
+    "layouts": ("tests/guest/test_layouts.py", "tests/guest/test_layouts_changed.py"),
     "stacks": (
         "tests/guest/test_md.py",
         "tests/guest/test_lvm.py",
@@ -45,7 +44,7 @@ BUNDLES = {
 # No bundle shares anything dear. These run in the set of those tests that do, so that the two sets
 # of scripts/test take about as long as each other.
 WITH_SHARERS = ("layouts",)
-WITH_MORE = ("layouts", "changed", "stacks", "disks", "files")
+WITH_MORE = ("layouts", "stacks", "disks", "files")
 """Those that have cases which only the long matrix runs."""
 TIMEOUT_S = 2400
 
