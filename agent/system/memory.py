@@ -7,15 +7,17 @@ from agent.units import MiB
 
 _MMAP_THRESHOLD: Final = -3
 _ARENA_MAX: Final = -8
+_FEW: Final = 4
 
 
-def give_back_memory() -> None:
-    """Have what is freed go back to the system (mallopt(3)).
+def give_back_memory(threads: int) -> None:
+    """Have what is freed go back to the system (mallopt(3)), in a process of so many threads.
 
-    All threads share one heap, and what is as large as a chunk never is in it. glibc would else
-    put it there once the first was freed, where holes stay: 40 MiB more at the peak of a capture
-    by eight threads. It costs a capture 4 % of its processor time.
+    All share one heap. What is as large as a chunk is kept out of it if they are many: glibc puts
+    it there once the first was freed, where holes stay, 40 MiB at the peak of a capture by eight.
+    Few may keep the holes: memory that is given back costs page faults, 8 % of a capture's time.
     """
     mallopt = ctypes.CDLL(None).mallopt
     mallopt(_ARENA_MAX, 1)
-    mallopt(_MMAP_THRESHOLD, MiB)
+    if threads > _FEW:
+        mallopt(_MMAP_THRESHOLD, MiB)

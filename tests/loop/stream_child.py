@@ -4,6 +4,7 @@
 """
 
 import json
+import os
 import re
 import sys
 import time
@@ -67,6 +68,6 @@ def main(mode: str, url: str, disk: Path, lanes: int | None) -> dict[str, object
 
 
 if __name__ == "__main__":
-    give_back_memory()  # as the agent does
     mode, url, disk, *lanes = sys.argv[1:]
+    give_back_memory(int(lanes[0]) if lanes else len(os.sched_getaffinity(0)))  # as the agent does
     print(json.dumps(main(mode, url, Path(disk), int(lanes[0]) if lanes else None)))
