@@ -20,7 +20,7 @@ from agent.commit import (
 from agent.devices import Devices, partition_node
 from agent.efi_entry import add_efi_entry
 from agent.errors import AgentError, DiskError, DiskState, StepFailed
-from agent.identity.array_names import follow_uuids
+from agent.identity.boot.array_names import follow_uuids
 from agent.identity.configure import NetworkFiles, Touched, configure
 from agent.model.event import Level, Logged, StepStarted
 from agent.model.inventory import Drive, Inventory

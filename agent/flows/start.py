@@ -26,7 +26,7 @@ from agent.trust.keyring import Keyring, read_keyring
 
 def boot(args: argparse.Namespace) -> int:
     """Be the boot image's agent. Comes back only when the machine is to stay as it is."""
-    give_back_memory(len(os.sched_getaffinity(0)))
+    give_back_memory()
     names = os.environ.get("METALCAST_CONSOLES", "").split()
     console = machine_console(names) if names else standard_console()
     console.say(f"\nMetalcast {version()}")

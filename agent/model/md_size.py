@@ -118,7 +118,7 @@ def usable_bytes(array: Array, member_sizes: Sequence[int]) -> int:
         areas = [align_down(area, _MIRROR_STEP) for area in areas]
     elif array.level is MdLevel.LINEAR:
         areas = [align_down(area, max(array.chunk_bytes, 4 * KiB)) for area in areas]
-    return held_bytes(array.level, array.layout, chunk, len(array.members), areas)
+    return _held(array, areas)
 
 
 def earlier_offset(
@@ -133,13 +133,16 @@ def earlier_offset(
         return None
 
     def held(at: int) -> int:
-        chunk = array.chunk_bytes or DEFAULT_CHUNK_BYTES
-        areas = [size - at for size in member_sizes]
-        return held_bytes(array.level, array.layout, chunk, len(array.members), areas)
+        return _held(array, [size - at for size in member_sizes])
 
     enough = held(offset) + missing
     places = (*range(align_down(offset, MiB), 0, -MiB), _LEAST_FRONT)
     return next((at for at in places if at < offset and held(at) >= enough), None)
+
+
+def _held(array: Array, areas: Sequence[int]) -> int:
+    chunk = array.chunk_bytes or DEFAULT_CHUNK_BYTES
+    return held_bytes(array.level, array.layout, chunk, len(array.members), areas)
 
 
 def _area(metadata: MdMetadata, size: int, front: int) -> int:

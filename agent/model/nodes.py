@@ -1,7 +1,7 @@
 """What a layout is made of: disks, tables, partitions, md arrays, LUKS and LVM."""
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 
@@ -29,7 +29,9 @@ PartitionUuid = Annotated[
 ]
 VolumeName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_+.][A-Za-z0-9_+.-]{0,126}$(?!\n)")]
 """What LVM allows as the name of a group or a logical volume."""
-MdUuid = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{8}(?::[0-9a-f]{8}){3}$(?!\n)")]
+MD_UUID: Final = r"[0-9a-f]{8}(?::[0-9a-f]{8}){3}"
+"""As mdadm writes one."""
+MdUuid = Annotated[str, msgspec.Meta(pattern=rf"^{MD_UUID}$(?!\n)")]
 LvmUuid = Annotated[
     str, msgspec.Meta(pattern=r"^[A-Za-z0-9]{6}(?:-[A-Za-z0-9]{4}){5}-[A-Za-z0-9]{6}$(?!\n)")
 ]

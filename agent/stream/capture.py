@@ -40,6 +40,7 @@ from agent.stream.blocks import ChunkReader, DiskFile
 from agent.stream.chunks import Chunk, VolumeSource, chunks_of, count_chunks
 from agent.stream.courier import Courier
 from agent.stream.damage import Damage
+from agent.stream.fetch import default_lanes
 from agent.stream.levels import Levels
 from agent.stream.parent import ParentVolume, parent_volume
 from agent.stream.progress import Meter, Stages
@@ -181,9 +182,9 @@ class _Volume:
         lanes: int | None,
         damage: Damage | None,
     ) -> None:
-        cores = len(os.sched_getaffinity(0))
         heavy = level is not None and level >= _HEAVY_LEVEL
-        self._lanes = lanes or min(cores if heavy else cores + 2, _MOST_LANES)
+        fair = len(os.sched_getaffinity(0)) if heavy else default_lanes()
+        self._lanes = lanes or min(fair, _MOST_LANES)
         self._target = target
         self._source = source
         self._meter = meter

@@ -73,7 +73,7 @@ def _joins(waiting: list[IndexEntry], entry: IndexEntry) -> bool:
 
 
 def default_lanes() -> int:
-    """Return how many threads, each with a connection and its buffers, keep this machine busy.
+    """Return how many threads, each with its buffers, keep this machine busy.
 
     While two wait for the disk or the network, there is one for each core.
     """

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from agent.errors import CommandFailed, DiskError
-from agent.model.nodes import Array, MdLevel
+from agent.model.nodes import MD_UUID, Array, MdLevel
 from agent.system import block
 from agent.system.command import Runner
 from agent.units import KiB
@@ -20,7 +20,7 @@ from agent.units import KiB
 _NO_PLATFORM: Final = "IMSM_NO_PLATFORM"
 ENVIRONMENT: Final = {_NO_PLATFORM: "1"}
 _NONE_FOUND: Final = (0, 1, 2)
-_UUID: Final = re.compile(r"^MD_UUID=([0-9a-f]{8}(?::[0-9a-f]{8}){3})$", re.MULTILINE)
+_UUID: Final = re.compile(rf"^MD_UUID=({MD_UUID})$", re.MULTILINE)
 _EXTERNAL: Final = re.compile(r"external:[/-](md\w+)/\d+")
 
 

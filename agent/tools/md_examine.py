@@ -7,13 +7,13 @@ from typing import Final
 
 from agent.errors import DiskError
 from agent.model.md_size import v090_bytes
-from agent.model.nodes import MdLevel, MdMetadata
+from agent.model.nodes import MD_UUID, MdLevel, MdMetadata
 from agent.system import block
 from agent.system.command import Runner
 from agent.units import KiB
 
 _SECTOR: Final = 512
-_UUID: Final = re.compile(r"[0-9a-f]{8}(?::[0-9a-f]{8}){3}")
+_UUID: Final = re.compile(MD_UUID)
 _FIELD: Final = re.compile(r"^\s*([A-Za-z][A-Za-z0-9' ]*?) : ?(.*)$")
 _THIS: Final = re.compile(r"^this\s+\d+\s+\d+\s+\d+\s+(-?\d+)\s+(.*)$")
 _CHUNK: Final = re.compile(r"(\d+)(?:K| KiB(?: <-- .*)?)")

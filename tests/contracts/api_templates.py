@@ -9,6 +9,7 @@ from agent.model import layout, nodes, template
 from agent.model.wire import encode
 from agent.units import GiB, MiB
 from tests.contracts.api_server import Api, make_inventory
+from tests.unit.make_plan import make_partition
 
 GUID = "0fc63daf-8483-4772-8e79-3d69d8477d{:02x}"
 
@@ -63,16 +64,8 @@ def make_config(name: str = "demo", **changes: Any) -> template.TemplateConfig:
 
 
 def _partition(number: int, offset: int, size: int, kind: str, name: str) -> nodes.Partition:
-    return nodes.Partition(
-        id=f"disk0p{number}",
-        on="disk0",
-        number=number,
-        offset_bytes=offset,
-        size_bytes=size,
-        type=kind,
-        uuid=GUID.format(number),
-        name=name,
-    )
+    uuid = GUID.format(number)
+    return make_partition(number, offset, size, type=kind, name=name, uuid=uuid)
 
 
 def _volume(

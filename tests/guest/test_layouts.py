@@ -12,7 +12,7 @@ from agent.errors import DiskError, StepFailed
 from agent.model.job import DeploySpec, Verify
 from agent.model.layout import Raw
 from agent.model.md_size import is_redundant
-from agent.model.nodes import BIOS_BOOT_TYPE, PENDING_TYPE, Array, MdMetadata, Partition
+from agent.model.nodes import BIOS_BOOT_TYPE, MD_UUID, PENDING_TYPE, Array, MdMetadata, Partition
 from agent.source.open import opened_system
 from agent.system import block
 from agent.system.mount import SOURCE_OPTIONS, Part, mounted_system
@@ -144,7 +144,7 @@ def test_a_system_on_intels_raid_goes_by_its_new_uuid(bench: Bench, tmp_path: Pa
 
 
 def uuids_in(text: str) -> set[str]:
-    return set(re.findall(r"[0-9a-f]{8}(?::[0-9a-f]{8}){3}", text))
+    return set(re.findall(MD_UUID, text))
 
 
 @pytest.mark.full

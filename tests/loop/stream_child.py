@@ -4,7 +4,6 @@
 """
 
 import json
-import os
 import re
 import sys
 import time
@@ -68,6 +67,7 @@ def main(mode: str, url: str, disk: Path, lanes: int | None) -> dict[str, object
 
 
 if __name__ == "__main__":
-    mode, url, disk, *lanes = sys.argv[1:]
-    give_back_memory(int(lanes[0]) if lanes else len(os.sched_getaffinity(0)))  # as the agent does
-    print(json.dumps(main(mode, url, Path(disk), int(lanes[0]) if lanes else None)))
+    mode, url, disk, *more = sys.argv[1:]
+    lanes = int(more[0]) if more else None
+    give_back_memory(lanes)  # as the agent does
+    print(json.dumps(main(mode, url, Path(disk), lanes)))

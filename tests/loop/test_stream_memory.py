@@ -1,9 +1,6 @@
 """Peak memory, measured in a process of its own: bounded, and the same for any size."""
 
-import json
 import random
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +9,8 @@ import pytest
 
 from agent.units import MiB
 from tests.contracts.registries import netboot
+from tests.loop.children import answer_of
 
-ROOT = Path(__file__).parents[2]
 LIMIT = 160 * MiB
 """Of the whole process, the interpreter and what it imports included."""
 
@@ -25,11 +22,8 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def child(mode: str, url: str, disk: Path, lanes: int | None = None) -> dict[str, Any]:
-    words = [sys.executable, "-m", "tests.loop.stream_child", mode, url, str(disk)]
-    words += [] if lanes is None else [str(lanes)]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
+    more = () if lanes is None else (lanes,)
+    found = answer_of("tests.loop.stream_child", mode, url, disk, *more)
     print(found)
     return found
 

@@ -138,18 +138,7 @@ def make_layout(
         *((root, swap) if swap_last else (swap, root)),
     ]
     for number, (name, size, kind, content, mount) in enumerate(rows, start=1):
-        nodes.append(
-            Partition(
-                id=f"disk0p{number}",
-                on="disk0",
-                number=number,
-                offset_bytes=at,
-                size_bytes=size,
-                type=kind,
-                uuid=guid(number),
-                name=name,
-            )
-        )
+        nodes.append(make_partition(number, at, size, type=kind, name=name))
         used = 0 if name == "swap" else size // 4
         volumes.append(
             Volume(

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from agent.identity.array_names import follow_uuids
+from agent.identity.boot.array_names import follow_uuids
 from agent.system.rooted import RootedTree
 
 OLD, NEW = "0a0b0c0d:11121314:21222324:31323334", "aaaaaaaa:bbbbbbbb:cccccccc:dddddddd"

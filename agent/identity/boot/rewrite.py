@@ -4,6 +4,17 @@ from collections.abc import Iterator
 from typing import Final
 
 from agent.identity.boot.crypttab import render_crypttab
+from agent.identity.boot.files import (
+    DEFAULT_GRUB,
+    GRUB_CFGS,
+    GRUBENVS,
+    KERNEL_CMDLINE,
+    LOADER_ENTRIES,
+    MDADM_CONFS,
+    matching,
+    put,
+    text_of,
+)
 from agent.identity.boot.fstab import Changes, rewrite_fstab
 from agent.identity.boot.grub import (
     rewrite_arguments,
@@ -22,8 +33,6 @@ from agent.model.nodes import Array, Luks
 from agent.system.rooted import RootedTree
 
 ITEM: Final = "other layout"
-_GRUB_CFGS: Final = ("/boot/grub/grub.cfg", "/boot/grub2/grub.cfg", "/boot/efi/EFI/*/grub.cfg")
-_GRUBENVS: Final = ("/boot/grub2/grubenv", "/boot/grub/grubenv", "/boot/efi/EFI/*/grubenv")
 
 
 def rewrite_boot_files(tree: RootedTree, old: Layout, new: Layout) -> tuple[Touched, ...]:
@@ -38,35 +47,36 @@ def rewrite_boot_files(tree: RootedTree, old: Layout, new: Layout) -> tuple[Touc
 def _rewritten(tree: RootedTree, old: Layout, new: Layout) -> Iterator[Touched]:
     dracut = is_dracut(tree)
     wanted = root_arguments(new, dracut=dracut)
-    yield from _put(tree, "/etc/fstab", rewrite_fstab(_text(tree, "/etc/fstab"), Changes(old, new)))
+    yield from put(
+        tree, "/etc/fstab", rewrite_fstab(text_of(tree, "/etc/fstab"), Changes(old, new)), ITEM
+    )
     if tree.exists("/etc/crypttab") or any(isinstance(node, Luks) for node in new.nodes):
-        text = _text(tree, "/etc/crypttab")
+        text = text_of(tree, "/etc/crypttab")
         changed = render_crypttab(text, old, new, initramfs_tools=not dracut)
-        yield from _put(tree, "/etc/crypttab", changed)
+        yield from put(tree, "/etc/crypttab", changed, ITEM)
     conf = find_mdadm_conf(tree)
     if tree.exists(conf) or any(isinstance(node, Array) for node in new.nodes):
-        yield from _put(tree, conf, render_mdadm_conf(_text(tree, conf), new))
+        yield from put(tree, conf, render_mdadm_conf(text_of(tree, conf), new), ITEM)
     for path in tree.glob("/etc/lvm/devices/*.devices"):
         # without the file, LVM looks at all disks, as it must once they are others
         if tree.remove(path):
             yield Touched(path, Deed.REMOVED, ITEM)
     if tree.exists("/etc/initramfs-tools"):
-        yield from _put(tree, "/etc/initramfs-tools/conf.d/resume", render_resume(new))
-    path = "/etc/default/grub"
-    if tree.exists(path):
+        yield from put(tree, "/etc/initramfs-tools/conf.d/resume", render_resume(new), ITEM)
+    if tree.exists(DEFAULT_GRUB):
         encrypted = _boot_is_encrypted(new)
-        text = _text(tree, path)
+        text = text_of(tree, DEFAULT_GRUB)
         changed = rewrite_default_grub(text, wanted, dracut=dracut, boot_is_encrypted=encrypted)
-        yield from _put(tree, path, changed)
-    if text := _text(tree, "/etc/kernel/cmdline"):
-        yield from _put(tree, "/etc/kernel/cmdline", rewrite_arguments(text, wanted) + "\n")
-    for path in tree.glob("/boot/loader/entries/*.conf"):
-        yield from _put(tree, path, rewrite_bls(_text(tree, path), wanted))
-    for path in (path for pattern in _GRUBENVS for path in tree.glob(pattern)):
-        if "kernelopts=" in (text := _text(tree, path)):
-            yield from _put(tree, path, rewrite_grubenv(text, wanted))
-    for path in (path for pattern in _GRUB_CFGS for path in tree.glob(pattern)):
-        yield from _put(tree, path, rewrite_grub_cfg(_text(tree, path), wanted, old, new))
+        yield from put(tree, DEFAULT_GRUB, changed, ITEM)
+    if text := text_of(tree, KERNEL_CMDLINE):
+        yield from put(tree, KERNEL_CMDLINE, rewrite_arguments(text, wanted) + "\n", ITEM)
+    for path in tree.glob(LOADER_ENTRIES):
+        yield from put(tree, path, rewrite_bls(text_of(tree, path), wanted), ITEM)
+    for path in matching(tree, GRUBENVS):
+        if "kernelopts=" in (text := text_of(tree, path)):
+            yield from put(tree, path, rewrite_grubenv(text, wanted), ITEM)
+    for path in matching(tree, GRUB_CFGS):
+        yield from put(tree, path, rewrite_grub_cfg(text_of(tree, path), wanted, old, new), ITEM)
 
 
 def is_dracut(tree: RootedTree) -> bool:
@@ -78,7 +88,8 @@ def is_dracut(tree: RootedTree) -> bool:
 
 def find_mdadm_conf(tree: RootedTree) -> str:
     """Return where mdadm of this system has its file: Debian's folder, or /etc itself."""
-    return "/etc/mdadm/mdadm.conf" if tree.is_directory("/etc/mdadm") else "/etc/mdadm.conf"
+    debian, other = MDADM_CONFS
+    return debian if tree.is_directory("/etc/mdadm") else other
 
 
 def _boot_is_encrypted(layout: Layout) -> bool:
@@ -86,15 +97,3 @@ def _boot_is_encrypted(layout: Layout) -> bool:
     volume = volume_at(layout, "/boot")
     nodes = layout.carriers(volume.on) if volume else ()
     return any(isinstance(node, Luks) for node in nodes)
-
-
-def _text(tree: RootedTree, path: str) -> str:
-    # what is not UTF-8 comes back as it was
-    return (tree.read(path) or b"").decode("utf-8", "surrogateescape")
-
-
-def _put(tree: RootedTree, path: str, text: str) -> Iterator[Touched]:
-    data = text.encode("utf-8", "surrogateescape")
-    if data != (tree.read(path) or b""):
-        tree.write(path, data)
-        yield Touched(path, Deed.WRITTEN, ITEM)
