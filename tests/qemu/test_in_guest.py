@@ -46,7 +46,7 @@ BUNDLES = {
 WITH_SHARERS = ("layouts",)
 WITH_MORE = ("layouts", "stacks", "disks", "files")
 """Those that have cases which only the long matrix runs."""
-TIMEOUT_S = 2400
+TIMEOUT_S = 4800
 
 
 def test_no_file_is_forgotten() -> None:
@@ -72,8 +72,10 @@ def test_in_a_guest(bundle: str, which: str, run_folder: Path, image: Path) -> N
     results = run_in_guest(words, folder, image, timeout_s=TIMEOUT_S)
     failed = [one for one in results if one.outcome == "failed"]
     assert not failed, "\n\n".join(f"{one.name}\n{one.text}" for one in failed)
-    for path in BUNDLES[bundle]:
-        assert passed(results, path), f"nothing of {path} ran"
+    ran = [path for path in BUNDLES[bundle] if passed(results, path)]
+    assert ran
+    if which != "full":  # not every file has cases for the long matrix
+        assert ran == list(BUNDLES[bundle]), f"nothing of the others ran: {ran}"
     ours = [one for one in results if one.name.startswith("tests/guest")]
     assert not [one.name for one in ours if one.outcome == "skipped"]
     assert (results[-1].name, results[-1].outcome) == ("pytest", "passed"), results[-1].text
