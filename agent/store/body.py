@@ -12,9 +12,12 @@ import requests
 import urllib3
 
 from agent.store.retry import Transient
-from agent.units import KiB
+from agent.units import KiB, MiB
 
 PIECE_BYTES: Final = 256 * KiB
+_LONG_PIECE_BYTES: Final = MiB
+"""Where a piece comes in `_QUICK_S`: fewer turns of Python for a chunk."""
+_QUICK_S: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,7 @@ class Body:
         self._waited = 0.0
         self._got = 0
         self._since: float | None = None
+        self._piece_bytes = PIECE_BYTES
         self._is_slow = False
         self.failed: Callable[[Transient], None] | None = None
         """Hears why the bytes ended too soon."""
@@ -83,7 +87,7 @@ class Body:
         done = 0
         try:
             while done < len(buffer):
-                most = min(len(buffer) - done, PIECE_BYTES, self._left)
+                most = min(len(buffer) - done, self._piece_bytes, self._left)
                 got = get(buffer[done : done + most])
                 if not got:
                     raise Transient(f"{self._url}: cut off, {self._left} bytes before the end")
@@ -103,7 +107,7 @@ class Body:
 
     def _receive(self, buffer: memoryview) -> int:
         below = self._response.raw._fp  # urllib3 itself only hands out copies
-        self._since = time.monotonic()
+        started = self._since = time.monotonic()
         try:
             got = below.readinto(buffer) if below is not None else 0
         except TimeoutError as error:
@@ -113,7 +117,10 @@ class Body:
         finally:
             self._since = None
         if self._is_slow:
-            raise Transient(f"{self._url}: stalled, fewer than {self._limits.least_rate} bytes/s")
+            rate = len(buffer) / self._limits.window_s
+            raise Transient(f"{self._url}: stalled, fewer than {rate:.0f} bytes/s")
+        is_quick = time.monotonic() - started < _QUICK_S
+        self._piece_bytes = _LONG_PIECE_BYTES if is_quick else PIECE_BYTES
         return got
 
     def some(self, most: int) -> bytes:

@@ -20,8 +20,9 @@ from agent.stream.pump import Pump
 from agent.system import block
 from agent.units import Extent, MiB, align_up
 
-RUN_BYTES: Final = 16 * MiB
-_RUN_CHUNKS: Final = 16
+RUN_BYTES: Final = 64 * MiB
+_RUN_CHUNKS: Final = 64
+_SHORT_RUN_CHUNKS: Final = 4
 _MOST_LANES: Final = 12
 _CONTENT_BYTES: Final = 72 * MiB
 """What the buffers of all lanes may take together."""
@@ -41,18 +42,25 @@ class ChunkRun:
         return tuple(ChunkRun(self.pack, tuple(group)) for is_wanted, group in groups if is_wanted)
 
 
-def in_runs(entries: Iterable[IndexEntry], blobs: VolumeBlobs) -> Iterator[ChunkRun]:
-    """Group `entries`, in the order of an index, into runs that one request can fetch."""
+def in_runs(
+    entries: Iterable[IndexEntry], blobs: VolumeBlobs, *, count: int, lanes: int
+) -> Iterator[ChunkRun]:
+    """Group `entries`, in the order of an index, into runs that one request can fetch.
+
+    A request costs as much Python as several chunks, so runs are long; the `lanes` should end
+    together, so they get shorter towards the last of the `count` entries.
+    """
     waiting: list[IndexEntry] = []
     zeros: list[IndexEntry] = []
-    for entry in entries:
+    for place, entry in enumerate(entries):
+        most = _longest(count - place, lanes)
         if entry.pack < 0:
-            zeros.append(entry)
-            if len(zeros) == _RUN_CHUNKS:
+            if len(zeros) >= most:
                 yield ChunkRun(None, tuple(zeros))
                 zeros = []
+            zeros.append(entry)
             continue
-        if waiting and not _joins(waiting, entry):
+        if waiting and (len(waiting) >= most or not _joins(waiting, entry)):
             yield ChunkRun(blobs.packs[waiting[0].pack], tuple(waiting))
             waiting = []
         waiting.append(entry)
@@ -62,12 +70,16 @@ def in_runs(entries: Iterable[IndexEntry], blobs: VolumeBlobs) -> Iterator[Chunk
         yield ChunkRun(None, tuple(zeros))
 
 
+def _longest(left: int, lanes: int) -> int:
+    """Return how many chunks a run may have when `left` are to be shared out."""
+    return min(max(left // (2 * lanes), _SHORT_RUN_CHUNKS), _RUN_CHUNKS)
+
+
 def _joins(waiting: list[IndexEntry], entry: IndexEntry) -> bool:
     first, last = waiting[0], waiting[-1]
     return (
         entry.pack == last.pack
         and entry.offset == last.offset + last.stored_bytes
-        and len(waiting) < _RUN_CHUNKS
         and entry.offset + entry.stored_bytes - first.offset <= RUN_BYTES
     )
 
@@ -189,14 +201,16 @@ class Lane:
         body.fill(stored)
         self.fetched_bytes += len(stored)
         fetched = time.monotonic()
-        self._stages.add("fetch", fetched - started)
         if self._digest(stored) != entry.stored_digest:
             raise ChunkCorrupt("does not have the digest that the index gives")
         verified = time.monotonic()
-        self._stages.add("verify", verified - fetched)
         content = self.buffer[self._place : self._place + content_bytes(entry)]
         self._decoder.decode(stored, content)
-        self._stages.add("decode", time.monotonic() - verified)
+        self._stages.add(
+            fetch=fetched - started,
+            verify=verified - fetched,
+            decode=time.monotonic() - verified,
+        )
         return content
 
 

@@ -33,11 +33,13 @@ class Stages:
         try:
             yield
         finally:
-            self.add(stage, time.monotonic() - started)
+            self.add(**{stage: time.monotonic() - started})
 
-    def add(self, stage: str, seconds: float) -> None:
+    def add(self, **seconds: float) -> None:
+        """Add what one thread spent in each of some stages."""
         with self._lock:
-            self._seconds[stage] = self._seconds.get(stage, 0.0) + seconds
+            for stage, spent in seconds.items():
+                self._seconds[stage] = self._seconds.get(stage, 0.0) + spent
 
     @property
     def seconds(self) -> dict[str, float]:

@@ -81,7 +81,8 @@ def restore_volume(
         digest, odds = CHUNK_DIGESTS[head.content_digest], Odds()
 
         def dispatch() -> None:
-            for run in in_runs(entries, template.data_of(volume_id)):
+            data = template.data_of(volume_id)
+            for run in in_runs(entries, data, count=head.chunks, lanes=count):
                 runs.put(run)
             runs.close()
 
@@ -127,7 +128,8 @@ def volume_bytes(template: Template, volume_id: str, max_bytes: int) -> bytes:
     lane = Lane(template.client, CHUNK_DIGESTS[head.content_digest], Stages(), pump)
 
     def read() -> None:
-        for run in in_runs(entries, template.data_of(volume_id)):
+        data = template.data_of(volume_id)
+        for run in in_runs(entries, data, count=head.chunks, lanes=1):
             for entry, content in lane.contents(run) if run.pack else ():
                 at = 0
                 for offset, size in entry.extents:
@@ -157,28 +159,31 @@ class _Restore:
                 wanted = without(extents_of(entry), tuple(self.withheld))
                 with self.stages.timed("write"):
                     self.writer.write_zeros(wanted)
-                self._count(entry, sum(piece.size for piece in wanted))
+                self._count(content=content_bytes(entry), written=sum(run.size for run in wanted))
             return
         for part in self._to_fetch(run, look):
             for batch in lane.batches(part):
                 pieces = [self._split(entry, content) for entry, content in batch]
                 with self.stages.timed("write"):
                     self.writer.write(pieces)
-                for (entry, _), written in zip(batch, pieces, strict=True):
-                    self._count(entry, sum(piece.size for piece, _ in written))
+                self._count(
+                    chunks=len(batch),
+                    content=sum(len(content) for _, content in batch),
+                    written=sum(piece.size for runs in pieces for piece, _ in runs),
+                )
 
     def _to_fetch(self, run: ChunkRun, look: Look) -> tuple[ChunkRun, ...]:
         """Return what of `run` the disk does not hold; of what is withheld, all is fetched."""
         kept_back = {
             entry.number
-            for entry in run.entries
+            for entry in (run.entries if self.withheld else ())
             if any(overlap(part, hole) for part in extents_of(entry) for hole in self.withheld)
         }
         asked = [entry for entry in run.entries if entry.number not in kept_back]
         missing = {entry.number for entry in look.missing(asked)} | kept_back
         for entry in asked:
             if entry.number not in missing:
-                self._count(entry, 0, kept=content_bytes(entry))
+                self._count(content=content_bytes(entry), kept=content_bytes(entry))
         return run.parts(lambda entry: entry.number in missing)
 
     def _split(self, entry: IndexEntry, content: memoryview) -> list[tuple[Extent, memoryview]]:
@@ -188,6 +193,9 @@ class _Restore:
         for extent in extents_of(entry):
             data = content[at : at + extent.size]
             at += extent.size
+            if not self.withheld:
+                pieces.append((extent, data))
+                continue
             for piece in without((extent,), tuple(self.withheld)):
                 start = piece.offset - extent.offset
                 pieces.append((piece, data[start : start + piece.size]))
@@ -199,9 +207,9 @@ class _Restore:
                     ]
         return pieces
 
-    def _count(self, entry: IndexEntry, written: int, *, kept: int = 0) -> None:
+    def _count(self, *, content: int, chunks: int = 1, written: int = 0, kept: int = 0) -> None:
         with self.meter.lock:
-            self.chunks += 1
+            self.chunks += chunks
             self.bytes_written += written
             self.bytes_kept += kept
-        self.meter.add(content_bytes(entry))
+            self.meter.done_bytes += content

@@ -93,17 +93,26 @@ def blob(name: str) -> Descriptor:
 
 
 def test_a_run_stays_in_one_pack_and_within_its_size() -> None:
-    entries = [entry(number, 0, number * 3 * MiB, 3 * MiB) for number in range(7)]
-    entries += [entry(7, -1, 0, 0), entry(8, 1, 0, 100), entry(9, 1, 100, 100)]
-    found = list(in_runs(entries, VolumeBlobs(blob("c"), {0: blob("a"), 1: blob("b")})))
+    entries = [entry(number, 0, number * 3 * MiB, 3 * MiB) for number in range(23)]
+    entries += [entry(23, -1, 0, 0), entry(24, 1, 0, 100), entry(25, 1, 100, 100)]
+    blobs = VolumeBlobs(blob("c"), {0: blob("a"), 1: blob("b")})
+    found = list(in_runs(entries, blobs, count=1000, lanes=4))
     assert [[item.number for item in run.entries] for run in found] == [
-        [0, 1, 2, 3, 4],
-        [5, 6],
-        [8, 9],
-        [7],
+        [*range(21)],
+        [21, 22],
+        [24, 25],
+        [23],
     ]
     assert [run.pack and run.pack.digest[7] for run in found] == ["a", "a", "b", None]
     assert all(sum(item.stored_bytes for item in run.entries) <= RUN_BYTES for run in found)
+
+
+@pytest.mark.parametrize("pack", [0, -1])
+def test_runs_get_shorter_towards_the_end(pack: int) -> None:
+    entries = [entry(number, pack, number * 100, 100) for number in range(400)]
+    blobs = VolumeBlobs(blob("c"), {0: blob("a")})
+    sizes = [len(run.entries) for run in in_runs(entries, blobs, count=400, lanes=2)]
+    assert sizes == [64, 64, 54, 43, 35, 28, 22, 18, 14, 11, 9, 7, 6, 5, 4, 4, 4, 4, 4]
 
 
 @given(st.integers(1, 500), st.integers(0, 2**32))
