@@ -52,7 +52,7 @@ from agent.model.steps import (
 )
 from agent.model.table import PlannedTable
 from agent.report import Report, now, silent
-from agent.reshape import copy_files, parts_of, renew, say_lifted, take_boot, verify_files
+from agent.reshape import copy_files, flush, parts_of, renew, say_lifted, take_boot, verify_files
 from agent.system import block
 from agent.system.command import Runner
 from agent.system.hold import held
@@ -235,8 +235,10 @@ def carry_out(
             done.verified.add(step.volume)
         case GrowVolume():
             device = devices.path(step.node)
-            filesystems.grow(host.run, device, step.content, host.mount_dir)
-            block.flush(device)
+            further = [devices.path(node) for node in step.further]
+            filesystems.grow(host.run, device, step.content, host.mount_dir, further)
+            for one in (device, *further):
+                block.flush(one)
         case MakeFilesystem():
             device = devices.path(step.node)
             filesystems.make_filesystem(host.run, device, step.content)
@@ -308,8 +310,7 @@ def configure_system(
         touched = configure(host.run, tree, step.identity, network)
         touched += tuple(follow_uuids(tree, devices.new_uuids()))
     say_lifted(tree.lifted, report)
-    for part in parts:
-        block.flush(part.device)
+    flush(parts)
     return touched
 
 

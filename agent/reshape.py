@@ -1,7 +1,7 @@
 """A template's files on another layout: copied from views, made bootable by their own programs."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 from agent.devices import Devices
@@ -45,16 +45,25 @@ View = Callable[[str], AbstractContextManager[Path]]
 
 def parts_of(devices: Devices, mounts: tuple[MountPoint, ...]) -> list[Part]:
     """Return what is mounted where, for `mounted_system`."""
-    kinds = {volume.on: volume.content for volume in devices.layout.volumes}
+    layout = devices.layout
+    volumes = {volume.on: volume for volume in layout.volumes}
     return [
         Part(
             device=devices.path(mount.node),
             where=mount.where,
-            fstype=fstype_of(kinds[mount.node]),
+            fstype=fstype_of(volumes[mount.node].content),
             subvolume=mount.subvolume,
+            further=tuple(devices.path(one.on) for one in layout.further(volumes[mount.node])),
         )
         for mount in mounts
     ]
+
+
+def flush(parts: Iterable[Part]) -> None:
+    """Have what was written to `parts` on the medium, and read from there from now on."""
+    for part in parts:
+        for device in (part.device, *part.further):
+            block.flush(device)
 
 
 def copy_files(
@@ -77,8 +86,7 @@ def copy_files(
                 done.append(copy_tree(run, source, target, report, what=f"copy {one.what}"))
         for copied in done:
             finish_flags(copied, report)
-    for part in parts:
-        block.flush(part.device)
+    flush(parts)
 
 
 def verify_files(
@@ -120,10 +128,11 @@ def verify_files(
 @contextmanager
 def _viewed(run: Runner, one: CopiedVolume, view: View, where: Path) -> Iterator[Path]:
     """Mount a view of one of the template's volumes, read-only."""
-    with view(one.volume) as device:
-        source = Part(device, "/", fstype_of(one.content), one.subvolume)
-        with mounted(run, device, where, source.fstype, source.options(SOURCE_OPTIONS)):
-            yield where
+    with ExitStack() as stack:
+        device, *further = [stack.enter_context(view(name)) for name in (one.volume, *one.further)]
+        source = Part(device, "/", fstype_of(one.content), one.subvolume, tuple(further))
+        options = source.options(SOURCE_OPTIONS)
+        yield stack.enter_context(mounted(run, device, where, source.fstype, options))
 
 
 def say_lifted(lifted: Mapping[str, str], report: Report) -> None:
@@ -172,8 +181,7 @@ def renew(
             report(Logged(level=Level.WARNING, message=text))
     below = {f"/boot/{path}": letters(flags) for path, flags in locked.items()}
     say_lifted(tree.lifted | below, report)
-    for part in parts:
-        block.flush(part.device)
+    flush(parts)
     return touched
 
 

@@ -157,7 +157,14 @@ def _opened_plan(run: Runner, inventory: Inventory, spec: CaptureSpec) -> Iterat
 
 def _used(run: Runner, plan: CapturePlan, volume: CaptureVolume) -> UsedMap:
     content = plan.layout.volume(volume.volume).content
-    return used_map(run, Path(volume.path), content, volume.size_bytes)
+    return used_map(
+        run,
+        Path(volume.path),
+        content,
+        volume.size_bytes,
+        others=[Path(path) for path in volume.others],
+        covered=volume.covered,
+    )
 
 
 def _source(plan: CapturePlan, volume: CaptureVolume, used: UsedMap) -> VolumeSource:

@@ -132,6 +132,7 @@ def part_of(one: FoundContent, where: str, subvolume: str | None) -> Part:
         where=where,
         fstype=fstype_of(one.content),
         subvolume=subvolume,
+        further=tuple(Path(path) for path in one.others),
     )
 
 

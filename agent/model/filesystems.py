@@ -3,7 +3,7 @@
 import re
 from typing import Final
 
-from agent.model.layout import Btrfs, Content, Exfat, Ext, F2fs, Ntfs, Swap, Vfat, Xfs
+from agent.model.layout import Btrfs, BtrfsDevice, Content, Exfat, Ext, F2fs, Ntfs, Swap, Vfat, Xfs
 from agent.model.template import OsIdentity
 
 _UNKNOWN_AGE: Final = 2016
@@ -70,7 +70,7 @@ def fits_sectors(content: Content, sector_bytes: int) -> bool:
     Where the filesystem's own sectors were not recorded, only 512 is sure.
     """
     match content:
-        case Ext() | F2fs() | Btrfs():
+        case Ext() | F2fs() | Btrfs() | BtrfsDevice():
             return content.block_bytes >= sector_bytes
         case Xfs() | Vfat() | Ntfs() | Exfat():
             return (content.sector_bytes or 512) >= sector_bytes

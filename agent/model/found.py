@@ -31,6 +31,8 @@ class CaptureVolume(Value, frozen=True, kw_only=True):
     on: NodeId
     path: str
     """The device that holds it now, and it alone; the disk for boot code and the MBR's gap."""
+    others: tuple[str, ...] = ()
+    """The other devices of the same btrfs."""
     place: Place
     size_bytes: Bytes
     method: CaptureMethod
@@ -78,6 +80,8 @@ class FoundContent(Value, frozen=True, kw_only=True):
     """Why it cannot be captured as it is, each with the command that fixes it."""
     covered: bool = False
     """`path` is a cover in RAM over the carrier's device."""
+    others: tuple[str, ...] = ()
+    """Of a btrfs on several devices, or one of these: where the others are."""
 
 
 class FoundDisk(Value, frozen=True, kw_only=True):

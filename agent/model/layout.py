@@ -41,7 +41,7 @@ class Subvolume(Value, frozen=True, kw_only=True):
 
 
 class Btrfs(Value, frozen=True, kw_only=True, tag="btrfs", tag_field="kind"):
-    """A btrfs on one device, by used blocks; subvolumes come along as they are."""
+    """A btrfs, or the first device of one, by used blocks; subvolumes come along as they are."""
 
     uuid: Guid
     label: str
@@ -54,6 +54,13 @@ class Btrfs(Value, frozen=True, kw_only=True, tag="btrfs", tag_field="kind"):
 
 
 MOST_UNMOUNTED = 1000
+
+
+class BtrfsDevice(Value, frozen=True, kw_only=True, tag="btrfs-device", tag_field="kind"):
+    """A further device of the `Btrfs` with this UUID, by used blocks. Of no use without it."""
+
+    uuid: Guid
+    block_bytes: Bytes
 
 
 class F2fs(Value, frozen=True, kw_only=True, tag="f2fs", tag_field="kind"):
@@ -109,7 +116,9 @@ class MbrGap(Value, frozen=True, kw_only=True, tag="mbr-gap", tag_field="kind"):
     """
 
 
-Content = Ext | Xfs | Btrfs | F2fs | Ntfs | Exfat | Vfat | Swap | Raw | BootCode | MbrGap
+Content = (
+    Ext | Xfs | Btrfs | BtrfsDevice | F2fs | Ntfs | Exfat | Vfat | Swap | Raw | BootCode | MbrGap
+)
 BOOT_CODE_BYTES = 440
 
 
@@ -162,6 +171,20 @@ class Layout(Value, frozen=True, kw_only=True):
 
     def volume(self, volume_id: str) -> Volume:
         return next(volume for volume in self.volumes if volume.id == volume_id)
+
+    def further(self, volume: Volume) -> tuple[Volume, ...]:
+        """Return the volumes that are further devices of the btrfs whose first `volume` is."""
+        if not isinstance(volume.content, Btrfs):
+            return ()
+        return tuple(
+            other
+            for other in self.volumes
+            if isinstance(other.content, BtrfsDevice) and other.content.uuid == volume.content.uuid
+        )
+
+    def nodes_of(self, volume: Volume) -> tuple[NodeId, ...]:
+        """Return what `volume` lies on: one node, or one for each device of a btrfs."""
+        return (volume.on, *(other.on for other in self.further(volume)))
 
     def above(self, node_id: str) -> tuple[Node, ...]:
         """Return the nodes that stand on `node_id` itself."""

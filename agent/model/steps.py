@@ -151,6 +151,8 @@ class GrowVolume(Value, frozen=True, kw_only=True, tag="grow", tag_field="kind")
     from_bytes: Bytes
     to_bytes: Bytes
     """At least: what lies below may give a little more."""
+    further: tuple[NodeId, ...] = ()
+    """What the further devices of a btrfs are on."""
     destructive = True
 
     def summary(self) -> str:
@@ -190,6 +192,8 @@ class CopiedVolume(Value, frozen=True, kw_only=True):
     subvolume: str | None = None
     used_bytes: Bytes
     what: str
+    further: tuple[NodeId, ...] = ()
+    """The volumes that are further devices of a btrfs."""
 
 
 class CopyFiles(Value, frozen=True, kw_only=True, tag="copy", tag_field="kind"):

@@ -10,7 +10,7 @@ from agent.model.layout import Layout
 from agent.model.nodes import Bytes, NodeId
 from agent.model.wire import Value
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 OLDEST_VERSION = 1
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 ARTIFACT_TYPE = "application/vnd.metalcast.template.v1"

@@ -108,6 +108,7 @@ def plan_capture(
                     run for file in redacted if file.on == content.on for run in file.runs
                 ),
                 covered=content.covered,
+                others=content.others,
             )
         )
     return CapturePlan(

@@ -8,6 +8,7 @@ from agent.model.job import DeploySpec, Verify
 from agent.model.keys import keys_for
 from agent.model.layout import (
     BootCode,
+    BtrfsDevice,
     Layout,
     MbrGap,
     Raw,
@@ -207,14 +208,17 @@ def _growing(was: Layout, layout: Layout, grow: str | None) -> Iterator[GrowVolu
     volume = growing_volume(layout, grow)
     if volume is None:
         return
-    before, after = size_of(was, volume.on), size_of(layout, volume.on)
-    if after > before or any(isinstance(node, Array) for node in layout.carriers(volume.on)):
+    nodes = layout.nodes_of(volume)
+    before, after = (sum(size_of(one, node) for node in nodes) for one in (was, layout))
+    carriers = [carrier for node in nodes for carrier in layout.carriers(node)]
+    if after > before or any(isinstance(carrier, Array) for carrier in carriers):
         yield GrowVolume(
             node=volume.on,
             content=volume.content,
             what=name_of(volume),
-            from_bytes=volume.size_bytes,
+            from_bytes=sum(one.size_bytes for one in (volume, *layout.further(volume))),
             to_bytes=after,
+            further=nodes[1:],
         )
 
 
@@ -228,7 +232,7 @@ def finishing(
     checked = tuple(
         Checked(node=volume.on, content=volume.content)
         for volume in layout.volumes
-        if not isinstance(volume.content, Swap | Raw | BootCode | MbrGap)
+        if not isinstance(volume.content, Swap | BtrfsDevice | Raw | BootCode | MbrGap)
         and (isinstance(volume.content, UnixFiles) or not withheld(layout, volume))
     )
     if checked:

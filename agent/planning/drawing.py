@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Final
 
-from agent.model.layout import BootCode, Layout, MbrGap, Volume
+from agent.model.layout import BootCode, BtrfsDevice, Layout, MbrGap, Volume
 from agent.model.nodes import (
     Array,
     Disk,
@@ -80,7 +80,7 @@ def _is_shown(volume: Volume) -> bool:
 def _line(layout: Layout, child: Node | Volume) -> str:
     match child:
         case Volume():
-            kind = type(child.content).__name__.lower()
+            kind = _kind(child)
             where = ", ".join(child.mount_points)
             used = f", {format_bytes(child.used_bytes)} used" if child.used_bytes else ""
             return f"{kind} {where}".rstrip() + used
@@ -102,11 +102,17 @@ def _line(layout: Layout, child: Node | Volume) -> str:
             return child.id
 
 
+def _kind(volume: Volume) -> str:
+    if isinstance(volume.content, BtrfsDevice):
+        return "more of a btrfs"
+    return type(volume.content).__name__.lower()
+
+
 def _short(layout: Layout, node_id: str) -> str:
     """Return a word or two for what ends up on a node: `/`, `swap`, `md0`."""
     for volume in layout.volumes:
         if volume.on == node_id and _is_shown(volume):
             places = volume.mount_points
-            return places[0] if places else type(volume.content).__name__.lower()
+            return places[0] if places else _kind(volume)
     above = [node for node in layout.above(node_id) if not isinstance(node, Partition)]
     return above[0].id if above else ""

@@ -13,6 +13,7 @@ from agent.model.layout import (
     MOST_UNMOUNTED,
     BootCode,
     Btrfs,
+    BtrfsDevice,
     Layout,
     MbrGap,
     Raw,
@@ -62,7 +63,7 @@ def reshape_objections(template: TemplateConfig, layout: Layout) -> Iterator[str
                 f"{template.name} holds {volume.mount} as raw data: its files cannot be copied to "
                 "another layout"
             )
-    needed = sum(volume.used_bytes for volume in copied)
+    needed = sum(volume.used_bytes for volume in copied)  # one copy at least of what is mirrored
     room = sum(
         volume.size_bytes for volume in layout.volumes if isinstance(volume.content, UnixFiles)
     )
@@ -91,9 +92,15 @@ def _copies(layout: Layout) -> Iterator[CopiedVolume]:
                 content=volume.content,
                 where=where,
                 subvolume=subvolume,
-                used_bytes=volume.used_bytes if where == volume.mount_points[0] else 0,
+                used_bytes=_used(layout, volume) if where == volume.mount_points[0] else 0,
                 what=where,
+                further=tuple(one.id for one in layout.further(volume)),
             )
+
+
+def _used(layout: Layout, volume: Volume) -> int:
+    """Return what is read of a volume at most, all of its devices together."""
+    return sum(one.used_bytes for one in (volume, *layout.further(volume)))
 
 
 def left_behind(template: Layout, layout: Layout) -> Iterator[str]:
@@ -103,7 +110,7 @@ def left_behind(template: Layout, layout: Layout) -> Iterator[str]:
         carrier = template.node(volume.on)
         if isinstance(carrier, Partition) and carrier.type == BIOS_BOOT_TYPE:
             continue
-        kept = isinstance(volume.content, Swap | BootCode | MbrGap | UnixFiles)
+        kept = isinstance(volume.content, Swap | BootCode | MbrGap | BtrfsDevice | UnixFiles)
         if isinstance(volume.content, Vfat):
             if has_vfat:
                 yield f"{name_of(volume)} is made new: files of other loaders on it are left behind"

@@ -7,6 +7,7 @@ from agent.model.inventory import Found
 from agent.model.layout import (
     BootCode,
     Btrfs,
+    BtrfsDevice,
     Content,
     Exfat,
     Ext,
@@ -233,6 +234,7 @@ _CONTENTS = {
     Ext: "ext",
     Xfs: "XFS",
     Btrfs: "btrfs",
+    BtrfsDevice: "btrfs, a further device",
     F2fs: "F2FS",
     Ntfs: "NTFS",
     Exfat: "exFAT",

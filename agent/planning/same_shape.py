@@ -62,7 +62,7 @@ def same_shape(layout: Layout, drives: Mapping[str, Drive], grow: str | None) ->
     if volume is None:
         note = f"the template does not say what its system mounts at {grow}: nothing grows"
         return Shaped(_with(layout, disks), (note,))
-    below = frozenset(node.id for node in layout.carriers(volume.on))
+    below = frozenset(node.id for on in layout.nodes_of(volume) for node in layout.carriers(on))
     rising = _Rising(layout, below, grow, dict(disks))
     for node in layout.nodes:
         rising.see(node)

@@ -5,7 +5,7 @@ captured. What btrfs no longer uses is not captured, and it writes its trees wit
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
@@ -14,10 +14,12 @@ from msgspec.structs import replace
 
 from agent.errors import DiskError
 from agent.identity.survey import mountable, part_of
-from agent.model.found import FoundSystem, Survey
+from agent.model.found import FoundContent, FoundSystem, Survey
+from agent.model.layout import Btrfs
 from agent.system import block
 from agent.system.command import Runner
 from agent.system.mount import SOURCE_OPTIONS, TARGET_OPTIONS, Part, mounted_system
+from agent.tools.btrfs import shown_devices
 from agent.tools.btrfs_map import btrfs_facts
 from agent.tools.cover import covered
 
@@ -37,17 +39,21 @@ def left_out(
     if not nodes:
         yield found
         return
-    paths = {one.on: Path(one.path) for one in found.contents}
+    emptied = [one for one in found.contents if one.on in nodes]
+    below = [path for one in emptied for path in (one.path, *one.others)]
+    names = {one.path: one.on for one in found.contents}
     with ExitStack() as stack:
         covers = {
-            node: stack.enter_context(covered(run, paths[node], f"metalcast-emptied-{node}"))
-            for node in nodes
+            path: stack.enter_context(covered(run, Path(path), f"metalcast-emptied-{names[path]}"))
+            for path in below
         }
         _forget(run)
         stack.callback(_forget, run)
-        with mounted_system(run, where, _parts(found, survey, covers), SOURCE_OPTIONS) as tree:
-            for node, cover in covers.items():
-                _check_mounted(node, cover)
+        found = replace(found, contents=tuple(_on(one, covers) for one in found.contents))
+        with mounted_system(run, where, _parts(found, survey), SOURCE_OPTIONS) as tree:
+            for one in found.contents:
+                if one.on in nodes:
+                    _check_mounted(one)
             for file in survey.redacted:
                 if not file.runs:
                     tree.write(file.path, b"")
@@ -55,26 +61,27 @@ def left_out(
             block.set_read_only(cover, True)
             if btrfs_facts(cover).log_root:
                 raise DiskError(f"{cover} was not written out")
-        yield replace(
-            found,
-            contents=tuple(
-                replace(one, path=str(covers[one.on]), covered=True) if one.on in covers else one
-                for one in found.contents
-            ),
-        )
+        yield found
 
 
-def _parts(found: FoundSystem, survey: Survey, covers: dict[str, Path]) -> list[Part]:
+def _on(one: FoundContent, covers: Mapping[str, Path]) -> FoundContent:
+    """Return `one` on its cover, if it has one."""
+    if one.path not in covers:
+        return one
+    others = tuple(str(covers[path]) for path in one.others)
+    return replace(one, path=str(covers[one.path]), others=others, covered=True)
+
+
+def _parts(found: FoundSystem, survey: Survey) -> list[Part]:
     """Return the whole system, what is covered writable."""
     contents = mountable(found)
     parts = []
     for mount in survey.mounts:
         if mount.node not in contents:
             continue
-        part = part_of(contents[mount.node], mount.where, mount.subvolume)
-        if cover := covers.get(mount.node):
-            part = dataclasses.replace(part, device=cover, own_words=_WRITABLE)
-        parts.append(part)
+        one = contents[mount.node]
+        part = part_of(one, mount.where, mount.subvolume)
+        parts.append(dataclasses.replace(part, own_words=_WRITABLE) if one.covered else part)
     return parts
 
 
@@ -83,9 +90,15 @@ def _forget(run: Runner) -> None:
     run(["btrfs", "device", "scan", "--forget"])
 
 
-def _check_mounted(node: str, cover: Path) -> None:
-    """Raise DiskError unless it is the cover that was mounted."""
-    lines = Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()
-    devices = {Path(line.split(" ")[0]).resolve() for line in lines if line.startswith("/dev/")}
-    if cover.resolve() not in devices:
-        raise DiskError(f"the kernel mounted something else than the cover of {node}")
+def _check_mounted(one: FoundContent) -> None:
+    """Raise DiskError unless it is the covers that were mounted."""
+    covers = {Path(path).resolve() for path in (one.path, *one.others)}
+    if one.others and isinstance(one.content, Btrfs):
+        # of several devices, /proc/self/mounts names any
+        is_mounted = shown_devices(one.content.uuid) == {cover.name for cover in covers}
+    else:
+        lines = Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()
+        devices = {Path(line.split(" ")[0]).resolve() for line in lines if line.startswith("/dev/")}
+        is_mounted = covers <= devices
+    if not is_mounted:
+        raise DiskError(f"the kernel mounted something else than the cover of {one.on}")

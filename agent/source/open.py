@@ -26,6 +26,7 @@ from agent.model.nodes import (
     Partition,
 )
 from agent.model.nodes import Disk as DiskNode
+from agent.source.btrfs_devices import joined
 from agent.source.tags import probe_tags
 from agent.system import block
 from agent.system.command import Runner
@@ -339,16 +340,17 @@ class _Looking:
 
     def found(self, arch: str) -> FoundSystem:
         loader, fallback = self._read_esp(arch)
+        contents, notes = joined(self.contents.values())
         order = {node.id: number for number, node in enumerate(self.nodes)}
         return FoundSystem(
             disks=tuple(self.disks),
             nodes=tuple(self.nodes),
             paths={node_id: str(path) for node_id, path in self.paths.items()},
-            contents=tuple(sorted(self.contents.values(), key=lambda one: order[one.on])),
+            contents=tuple(sorted(contents.values(), key=lambda one: order[one.on])),
             efi_loader=loader,
             has_fallback_loader=fallback,
             unfit=tuple(self.unfit),
-            notes=tuple(self.notes),
+            notes=(*self.notes, *notes),
         )
 
     def _read_esp(self, arch: str) -> tuple[str | None, bool | None]:

@@ -1,7 +1,7 @@
 """Which bytes of a volume are worth keeping, by its content. Two sources where there are two."""
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Final, assert_never
@@ -11,6 +11,7 @@ from agent.model.extents import Extents
 from agent.model.layout import (
     BootCode,
     Btrfs,
+    BtrfsDevice,
     Content,
     Exfat,
     Ext,
@@ -116,8 +117,18 @@ def confirm_all(maps: Iterable[UsedMap]) -> None:
         one.confirm()
 
 
-def used_map(run: Runner, device: Path, content: Content, size_bytes: int) -> UsedMap:
+def used_map(
+    run: Runner,
+    device: Path,
+    content: Content,
+    size_bytes: int,
+    *,
+    others: Sequence[Path] = (),
+    covered: bool = False,
+) -> UsedMap:
     """Return the used extents of the volume on `device`, which has `size_bytes`.
+
+    `others` are the other devices of the same btrfs; `covered`: they and `device` are covers.
 
     What we cannot vouch for is one extent: it is kept whole, without its runs of zeros. Raises
     SourceUnfit, with the command that helps, for a filesystem that was not shut down cleanly.
@@ -130,15 +141,17 @@ def used_map(run: Runner, device: Path, content: Content, size_bytes: int) -> Us
         case Vfat():
             return _vfat(run, device, size_bytes)
         case Btrfs():
-            return _btrfs(run, device, size_bytes)
+            # Of a cover and what is below, which have one UUID, btrfs-check would take either.
+            has_check = not (covered and others)
+            return _btrfs(run, device, size_bytes, others, has_check=has_check)
+        case BtrfsDevice():  # the check is of all devices
+            return _btrfs(run, device, size_bytes, others, has_check=False)
         case F2fs():
             return _f2fs(run, device, size_bytes)
         case Ntfs():
             return _ntfs(run, device, size_bytes)
         case Exfat():
             return _exfat(run, device, size_bytes)
-        case Raw() if btrfs_map.is_one_of_several(device):
-            return _btrfs(run, device, size_bytes)
         case Raw() | BootCode() | MbrGap():
             return _whole(size_bytes)
         case Swap():
@@ -173,15 +186,16 @@ def _vfat(run: Runner, device: Path, size_bytes: int) -> UsedMap:
     return UsedMap(used, _by_partclone(run, device, "vfat", size_bytes, used))
 
 
-def _btrfs(run: Runner, device: Path, size_bytes: int) -> UsedMap:
+def _btrfs(
+    run: Runner, device: Path, size_bytes: int, others: Sequence[Path], *, has_check: bool
+) -> UsedMap:
     facts = btrfs_map.btrfs_facts(device)
     btrfs.check_fit(facts, device)
-    others = btrfs.other_devices(run, device, facts)
-    if others is None or not btrfs.is_readable(facts):
+    if not btrfs.is_readable(facts):
         return _whole(size_bytes)
     _check_size(device, facts.size_bytes, size_bytes)
     used = btrfs_map.used_extents(device, others)
-    if facts.used_bytes > _PARTCLONE_BYTES:
+    if facts.used_bytes > _PARTCLONE_BYTES or not has_check:
         return UsedMap(used)  # the counts of each block group were compared
     # partclone leaves out the second copy of what is kept twice, so it cannot be the second look.
     return UsedMap(used, lambda stop: btrfs.check_btrfs(run, device, stop))

@@ -29,6 +29,8 @@ class Part:
     where: str
     fstype: str = "ext4"
     subvolume: str | None = None
+    further: tuple[Path, ...] = ()
+    """The further devices of a btrfs."""
     own_words: str | None = None
     """Its mount options, where they are not those of the whole system."""
 
@@ -42,6 +44,7 @@ class Part:
             found.append("nouuid")
         if self.subvolume is not None:
             found.append(f"subvol={self.subvolume}")
+        found += [f"device={device}" for device in self.further]
         return ",".join(found)
 
 

@@ -2,14 +2,15 @@
 
 import re
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from agent.errors import AgentError, CommandFailed, DiskError, SourceUnfit
+from agent.model.layout import Btrfs
 from agent.system.command import Runner
-from agent.system.mount import mounted
+from agent.system.mount import Part, mounted
 from agent.tools.btrfs_map import GROUP_TREE, BtrfsFacts, btrfs_facts
 
 CHECK_TIMEOUT_S: Final = 12 * 3600.0
@@ -27,7 +28,7 @@ _SIMPLE_QUOTA: Final = 0x10000
 _READABLE_RO: Final = 0xF
 _CHOSEN: Final = ("extref", "skinny-metadata", "no-holes", "free-space-tree")
 _NEVER: Final = ("block-group-tree",)
-_SHOWN: Final = re.compile(r"devid +\d+ size \d+ used \d+ path (/\S+)")
+_SHOWN: Final = Path("/sys/fs/btrfs")
 _LISTED: Final = re.compile(rb"ID (\d+) gen \d+ top level \d+ path (.+)")
 _DEFAULT: Final = re.compile(rb"ID (\d+) ")
 
@@ -48,18 +49,18 @@ def is_readable(facts: BtrfsFacts) -> bool:
     return not facts.incompat & ~known and not facts.compat_ro & ~_READABLE_RO
 
 
-def other_devices(run: Runner, device: Path, facts: BtrfsFacts) -> tuple[Path, ...] | None:
-    """Return the other devices of the btrfs on `device`; None if they are not all there, or one
-    was away for a while."""
-    if facts.devices == 1:
-        return ()
-    shown = run(["btrfs", "filesystem", "show", "--raw", device]).text
-    found = [Path(path) for path in _SHOWN.findall(shown)]
-    there = [(path, btrfs_facts(path)) for path in found if path.exists()]
-    if {one.generation for _, one in there} != {facts.generation}:
-        return None
-    others = [path for path, one in there if one.device_id != facts.device_id]
-    return tuple(others) if len(others) == facts.devices - 1 else None
+def content_of(facts: BtrfsFacts) -> Btrfs:
+    return Btrfs(
+        uuid=facts.uuid,
+        label=facts.label,
+        block_bytes=facts.sector_bytes,
+        features=feature_names(facts),
+    )
+
+
+def shown_devices(uuid: str) -> frozenset[str]:
+    """Return the devices that a mounted btrfs is on, by their names in /sys/block."""
+    return frozenset(path.name for path in (_SHOWN / uuid / "devices").iterdir())
 
 
 def check_fit(facts: BtrfsFacts, device: Path) -> None:
@@ -106,10 +107,14 @@ def parse_subvolumes(listing: bytes, default: bytes) -> Subvolumes:
     return Subvolumes(tuple(sorted(found.values())), found.get(named[1]) if named else None)
 
 
-def grow_btrfs(run: Runner, device: Path, where: Path) -> None:
-    """Let the filesystem take all of its device. It is mounted at `where` meanwhile."""
-    with mounted(run, device, where, "btrfs", "rw,nosuid,nodev,noexec"):
-        run(["btrfs", "filesystem", "resize", "max", where])
+def grow_btrfs(run: Runner, devices: Sequence[Path], where: Path) -> None:
+    """Let the filesystem take all of its devices. It is mounted at `where` meanwhile."""
+    first, *further = devices
+    part = Part(first, "/", "btrfs", further=tuple(further))
+    with mounted(run, first, where, part.fstype, part.options("rw,nosuid,nodev,noexec")):
+        for device in devices:
+            number = btrfs_facts(device).device_id
+            run(["btrfs", "filesystem", "resize", f"{number}:max", where])
 
 
 def make_btrfs(

@@ -55,6 +55,8 @@ class BtrfsFacts:
     """Of this device."""
     used_bytes: int
     """By the files and the trees; what is kept twice counts once."""
+    allocated_bytes: int
+    """What this device has given to block groups."""
     generation: int
     devices: int
     log_root: int
@@ -129,14 +131,6 @@ class _Chunk:
         return rows
 
 
-def is_one_of_several(device: Path) -> bool:
-    """Return whether `device` has the superblock of a btrfs that has other devices as well."""
-    if block.size_bytes(device) < _SUPER_AT + _SUPER_BYTES:
-        return False
-    data = _superblock(device)
-    return data[64:72] == _MAGIC and int.from_bytes(data[136:144], "little") > 1
-
-
 def _superblock(device: Path) -> bytes:
     with block.opened(device, os.O_RDONLY) as fd:
         return read_at(fd, _SUPER_AT, _SUPER_BYTES, device)
@@ -150,7 +144,7 @@ def btrfs_facts(device: Path) -> BtrfsFacts:
     generation, root, chunk_root, log_root = struct.unpack_from("<QQQQ", data, 72)
     used, _, devices, sector, node = struct.unpack_from("<QQQII", data, 120)
     _, compat_ro, incompat = struct.unpack_from("<QQQ", data, 172)
-    device_id, size = struct.unpack_from("<QQ", data, 201)
+    device_id, size, allocated = struct.unpack_from("<QQQ", data, 201)
     (chunks_bytes,) = struct.unpack_from("<I", data, 160)
     if node not in (4096, 8192, 16384, 32768, 65536) or chunks_bytes > 2048:
         raise AgentError(f"the superblock of {device} cannot be right")
@@ -161,6 +155,7 @@ def btrfs_facts(device: Path) -> BtrfsFacts:
         node_bytes=node,
         size_bytes=size,
         used_bytes=used,
+        allocated_bytes=allocated,
         generation=generation,
         devices=devices,
         log_root=log_root,

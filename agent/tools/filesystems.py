@@ -1,6 +1,7 @@
 """Every kind of content by one door: what it is, make it, grow it, check it."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, assert_never
@@ -11,6 +12,7 @@ from agent.model.filesystems import can_grow
 from agent.model.layout import (
     BootCode,
     Btrfs,
+    BtrfsDevice,
     Content,
     Exfat,
     Ext,
@@ -51,8 +53,9 @@ class Facts:
 def facts(run: Runner, node: Path, what: str) -> Facts:
     """Return what `node` holds, `what` being libblkid's name for it. Only reads.
 
-    What we do not know is Raw, and so is one device of a filesystem on several: it is of use with
-    the others alone. Raises AgentError if it is not what libblkid takes it for.
+    What we do not know is Raw, and so is one device of an f2fs on several. One of a btrfs on
+    several is a BtrfsDevice, whichever it is (agent.source.btrfs_devices). Raises AgentError if it
+    is not what libblkid takes it for.
     """
     match what:
         case "ext2" | "ext3" | "ext4":
@@ -121,16 +124,11 @@ def _btrfs(node: Path) -> Facts:
         btrfs.check_fit(found, node)
     except SourceUnfit as error:
         unfit = (with_hint(error),)
-    if found.devices > 1:
-        size = block.size_bytes(node)
-        return Facts(Raw(), size, size, size, unfit)
-    content = Btrfs(
-        uuid=found.uuid,
-        label=found.label,
-        block_bytes=found.sector_bytes,
-        features=btrfs.feature_names(found),
-    )
-    return Facts(content, found.size_bytes, found.used_bytes, found.size_bytes, unfit)
+    content: Content = BtrfsDevice(uuid=found.uuid, block_bytes=found.sector_bytes)
+    used = found.allocated_bytes
+    if found.devices == 1:
+        content, used = btrfs.content_of(found), found.used_bytes
+    return Facts(content, found.size_bytes, used, found.size_bytes, unfit)
 
 
 def _f2fs(node: Path) -> Facts:
@@ -271,17 +269,20 @@ def make_filesystem(run: Runner, node: Path, content: Content) -> None:
             make_swap(
                 run, node, uuid=content.uuid, label=content.label, page_bytes=content.page_bytes
             )
-        case Ntfs() | Raw() | BootCode() | MbrGap():
+        case BtrfsDevice() | Ntfs() | Raw() | BootCode() | MbrGap():
             kind = type(content).__name__
             raise AgentError(f"{kind} cannot be made anew, only restored as it was captured")
         case _:
             assert_never(content)
 
 
-def grow(run: Runner, node: Path, content: Content, mount_dir: Path) -> None:
+def grow(
+    run: Runner, node: Path, content: Content, mount_dir: Path, further: Sequence[Path] = ()
+) -> None:
     """Let what `node` holds take all of it. `mount_dir` is an empty directory to mount it on.
 
-    What cannot grow (agent.model.filesystems.can_grow) is left as it is.
+    `further` are the further devices of a btrfs, which take all of theirs. What cannot grow
+    (agent.model.filesystems.can_grow) is left as it is.
     """
     if not can_grow(content):
         return
@@ -291,12 +292,12 @@ def grow(run: Runner, node: Path, content: Content, mount_dir: Path) -> None:
         case Xfs():
             mkfs_xfs.grow_xfs(run, node, mount_dir)
         case Btrfs():
-            btrfs.grow_btrfs(run, node, mount_dir)
+            btrfs.grow_btrfs(run, (node, *further), mount_dir)
         case F2fs():
             f2fs.grow_f2fs(run, node)
         case Ntfs():
             ntfs.grow_ntfs(run, node)
-        case Exfat() | Vfat() | Swap() | Raw() | BootCode() | MbrGap():
+        case Exfat() | Vfat() | Swap() | BtrfsDevice() | Raw() | BootCode() | MbrGap():
             pass
         case _:
             assert_never(content)
@@ -319,7 +320,7 @@ def check(run: Runner, node: Path, content: Content) -> None:
             exfat.check_exfat(run, node)
         case Vfat():
             mkfs_fat.check_fat(run, node)
-        case Swap() | Raw() | BootCode() | MbrGap():
+        case Swap() | BtrfsDevice() | Raw() | BootCode() | MbrGap():
             pass
         case _:
             assert_never(content)

@@ -86,6 +86,8 @@ class Source:
     mounts: tuple[Mount, ...]
     """`/` first."""
     fstab: tuple[str, ...] = ()
+    disks_of_btrfs: tuple[Path, ...] = ()
+    """What the root is on, if it is a btrfs on several."""
 
 
 def table(disk: Path, text: str) -> None:
@@ -403,24 +405,34 @@ def lvm_on_luks_on_md(bench: Bench) -> Source:
 
 
 def btrfs_subvolumes(bench: Bench) -> Source:
-    disk = bench.disk(400)
+    return _on_btrfs(bench, bench.disk(400))
+
+
+def btrfs_of_two(bench: Bench) -> Source:
+    """Root on a mirror of btrfs, a partition of each disk."""
+    return _on_btrfs(bench, bench.disk(400), bench.disk(400), "--data=raid1", "--metadata=raid1")
+
+
+def _on_btrfs(bench: Bench, *words: Path | str) -> Source:
+    disks = tuple(word for word in words if isinstance(word, Path))
     head = "label: gpt\nsize=1MiB, type=21686148-6449-6E6F-744E-656564454649\n"
-    table(disk, f"{head}size=+, type=L\n")
-    with_boot_code(disk)
-    make("btrfs", f"{disk}p2")
-    top = bench.folder / "top"
-    top.mkdir()
-    sh("mount", "-t", "btrfs", f"{disk}p2", top)
-    for name in ("@rootfs", "@srv"):
-        sh("btrfs", "subvolume", "create", top / name)
-    sh("umount", top)
-    top.rmdir()
+    for disk in disks:
+        table(disk, f"{head}size=+, type=L\n")
+    with_boot_code(*disks)
+    first, *further = [Path(f"{disk}p2") for disk in disks]
+    make("btrfs", first, *(word for word in words if isinstance(word, str)), *map(str, further))
+    with mounted_btrfs([first, *further], bench.folder / "top") as top:
+        for name in ("@rootfs", "@srv"):
+            sh("btrfs", "subvolume", "create", top / name)
+    (bench.folder / "top").rmdir()
+    devices = "".join(f",device={device}" for device in further)
     return Source(
-        (disk,),
+        disks,
         (
-            Mount(f"{disk}p2", "/", "btrfs", "subvol=@rootfs"),
-            Mount(f"{disk}p2", DATA, "btrfs", "subvol=@srv,compress=zstd"),
+            Mount(str(first), "/", "btrfs", f"subvol=@rootfs{devices}"),
+            Mount(str(first), DATA, "btrfs", f"subvol=@srv,compress=zstd{devices}"),
         ),
+        disks_of_btrfs=(first, *further) if further else (),
     )
 
 
@@ -434,6 +446,13 @@ def mounted_btrfs(devices: Sequence[Path], where: Path, options: str = "rw") -> 
         yield where
     finally:
         sh("umount", where)
+
+
+def forget_btrfs(*devices: Path) -> None:
+    """Take a btrfs away: two devices of one UUID and number are one for it."""
+    for device in devices:
+        sh("wipefs", "--all", "--quiet", device)
+    sh("btrfs", "device", "scan", "--forget")
 
 
 def scrub(where: Path) -> None:

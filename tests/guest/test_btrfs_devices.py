@@ -7,14 +7,16 @@ from pathlib import Path
 import pytest
 
 from agent.model.extents import Extents
-from agent.model.layout import Btrfs, Raw
+from agent.model.found import FoundContent
+from agent.model.layout import Btrfs, BtrfsDevice, Raw
+from agent.source.open import opened_system
 from agent.stream.usedmap import used_map
 from agent.system import block
 from agent.system.command import Run
 from tests.guest import SCRATCH_BYTES, layouts
 from tests.guest.conftest import sh
-from tests.guest.layouts import mounted_btrfs, scrub
-from tests.guest.test_filesystems import UUID, Kind, digest, facts, fill, spoil
+from tests.guest.layouts import drive_of, mounted_btrfs, scrub
+from tests.guest.test_filesystems import UUID, Kind, digest, fill, spoil
 
 _KIND = Kind(Btrfs(uuid=UUID, label="", block_bytes=4096))
 _SUPER_AT = 64 * 1024
@@ -35,17 +37,26 @@ def make(devices: Sequence[Path], data: str, metadata: str) -> None:
     )
 
 
-def used_of(device: Path) -> Extents:
-    with used_map(Run(), device, Raw(), block.size_bytes(device)) as found:
+def found_on(devices: Sequence[Path]) -> list[FoundContent]:
+    drives = {f"disk{number}": drive_of(device) for number, device in enumerate(devices)}
+    with opened_system(Run(), drives) as found:
+        return list(found.contents)
+
+
+def used_of(one: FoundContent) -> Extents:
+    assert one.content is not None
+    others = [Path(path) for path in one.others]
+    device = Path(one.path)
+    with used_map(Run(), device, one.content, block.size_bytes(device), others=others) as found:
         found.confirm()
         return found.extents
 
 
-def used_parts(device: Path) -> list[tuple[int, bytes]]:
-    """Return (offset, bytes) of what is used of `device`."""
+def used_parts(one: FoundContent) -> list[tuple[int, bytes]]:
+    """Return (offset, bytes) of what is used of one device."""
     parts = []
-    with device.open("rb") as file:
-        for extent in used_of(device):
+    with Path(one.path).open("rb") as file:
+        for extent in used_of(one):
             file.seek(extent.offset)
             parts.append((extent.offset, file.read(extent.size)))
     return parts
@@ -71,10 +82,11 @@ def test_what_is_used_of_each_device_is_the_filesystem(
     with mounted_btrfs(scratch, mounted_on, "ro"):
         before = digest(mounted_on, _KIND)
     assert len(before) > 230
-    for device in scratch:
-        assert facts(device).unfit == ()
+    contents = found_on(scratch)
+    assert [one.unfit for one in contents] == [()] * len(scratch)
+    assert [type(one.content) for one in contents] == [Btrfs, *[BtrfsDevice] * (len(scratch) - 1)]
 
-    saved = [used_parts(device) for device in scratch]
+    saved = [used_parts(one) for one in contents]
     for device, parts in zip(scratch, saved, strict=True):
         assert sum(len(data) for _, data in parts) < SCRATCH_BYTES / 4
         put_on_garbage(device, parts)
@@ -86,9 +98,11 @@ def test_what_is_used_of_each_device_is_the_filesystem(
 
 def test_without_one_of_its_devices_it_is_kept_whole(scratch: list[Path]) -> None:
     make(scratch, "raid1", "raid1")
-    assert used_of(scratch[0]).total_bytes < SCRATCH_BYTES / 4
+    assert used_of(found_on(scratch)[0]).total_bytes < SCRATCH_BYTES / 4
     sh("wipefs", "--all", "--quiet", scratch[2])
-    assert used_of(scratch[0]).total_bytes == SCRATCH_BYTES
+    first, second = found_on(scratch[:2])
+    assert [first.content, second.content] == [Raw(), Raw()]
+    assert used_of(first).total_bytes == SCRATCH_BYTES
 
 
 def test_when_one_of_its_devices_was_away_it_is_kept_whole(
@@ -100,9 +114,9 @@ def test_when_one_of_its_devices_was_away_it_is_kept_whole(
         old = file.read(4096)
     with mounted_btrfs(scratch, mounted_on):
         (mounted_on / "file").write_bytes(b"later")
-    assert used_of(scratch[0]).total_bytes < SCRATCH_BYTES / 4
+    assert used_of(found_on(scratch)[0]).total_bytes < SCRATCH_BYTES / 4
     with scratch[2].open("r+b") as file:
         file.seek(_SUPER_AT)
         file.write(old)
     block.flush(scratch[2])
-    assert used_of(scratch[0]).total_bytes == SCRATCH_BYTES
+    assert [one.content for one in found_on(scratch)] == [Raw()] * 3

@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 
 from agent.errors import DiskError, StepFailed
-from agent.model.job import DeploySpec, Verify
-from agent.model.layout import Raw
+from agent.model.job import DeploySpec, Identity, Verify
+from agent.model.layout import Btrfs, BtrfsDevice
 from agent.model.md_size import is_redundant
 from agent.model.nodes import BIOS_BOOT_TYPE, MD_UUID, PENDING_TYPE, Array, MdMetadata, Partition
 from agent.source.open import opened_system
 from agent.system import block
 from agent.system.mount import SOURCE_OPTIONS, Part, mounted_system
 from agent.tools import boot_sector, filesystems
+from agent.tools.btrfs_map import btrfs_facts
 from agent.units import MiB
 from tests.guest import layouts
 from tests.guest.conftest import sh
@@ -178,8 +179,9 @@ def test_a_btrfs_on_two_disks_comes_along(bench: Bench, tmp_path: Path) -> None:
     with captured(bench, Source((*system.disks, *pair), system.mounts), tmp_path / "mnt") as taken:
         config = taken.template.config
         whole = [one for one in config.layout.volumes if one.size_bytes == 256 * MiB]
-        assert [isinstance(one.content, Raw) for one in whole] == [True, True]
+        assert [type(one.content) for one in whole] == [Btrfs, BtrfsDevice]
         assert all(one.used_bytes < 64 * MiB for one in whole)
+        layouts.forget_btrfs(*pair)
         targets = {
             disk.id: drive_of(bench.disk(disk.size_bytes // MiB + 64))
             for disk in config.layout.disks
@@ -188,13 +190,40 @@ def test_a_btrfs_on_two_disks_comes_along(bench: Bench, tmp_path: Path) -> None:
         plan, _ = deployed(taken.template, targets, spec, tmp_path / "mnt")
     bench.stop()
     assert on_targets(plan, targets, tmp_path / "mnt") == taken.tree
-    for disk in pair:  # two of one UUID are one for btrfs
-        sh("wipefs", "--all", "--quiet", disk)
-    sh("btrfs", "device", "scan", "--forget")
     copies = [Path(targets[one.on].path) for one in whole]
     with mounted_btrfs(copies, place):
         assert known_in(place) == before
         scrub(place)
+
+
+@pytest.mark.full
+def test_a_system_on_a_btrfs_of_two_disks(bench: Bench, tmp_path: Path) -> None:
+    source, where = layouts.btrfs_of_two(bench), tmp_path / "mnt"
+
+    def with_a_secret(top: Path) -> None:
+        (top / "etc/ssh").mkdir(parents=True)
+        (top / "etc/ssh/ssh_host_ed25519_key").write_text("a secret\n")
+
+    with captured(bench, source, where, with_a_secret) as taken:
+        config = taken.template.config
+        kinds = {type(one.content): one for one in config.layout.volumes}
+        assert (kinds[Btrfs].id, kinds[BtrfsDevice].on) == ("root", "disk1p2")
+        assert all(one.used_bytes < 100 * MiB for one in kinds.values())
+        assert [one.path for one in config.redactions] == ["/etc/ssh/ssh_host_ed25519_key"]
+        layouts.forget_btrfs(*source.disks_of_btrfs)
+        targets = {disk.id: drive_of(bench.disk(512)) for disk in config.layout.disks}
+        spec = DeploySpec(
+            template="demo:latest", verify=Verify.FULL, identity=Identity(hostname="copy")
+        )
+        plan, _ = deployed(taken.template, targets, spec, where)
+    assert on_targets(plan, targets, where) == taken.tree
+    parts = [Path(f"{target.path}p2") for target in targets.values()]
+    assert all(btrfs_facts(part).size_bytes > 480 * MiB for part in parts)
+    with mounted_btrfs(parts, where, "subvol=@rootfs"):
+        assert (where / "etc/hostname").read_text() == "copy\n"
+        key = where / "etc/ssh/ssh_host_ed25519_key"
+        assert not key.exists() or key.read_text() != "a secret\n"
+        scrub(where)
 
 
 def known_in(where: Path) -> dict[str, bytes]:

@@ -118,6 +118,7 @@ OTHER = {
     "plain to LUKS": Other(layouts.gpt(), Shape.LUKS, (1300,)),
     "512 to 4096": Other(layouts.gpt(), Shape.SINGLE, (300,), 4096),
     "LVM of two disks to one": Other(layouts.lvm(), Shape.SINGLE, (450,)),
+    "btrfs of two disks to ext4": Other(layouts.btrfs_of_two, ext4_root(), (300,)),
     "btrfs subvolumes to one btrfs": Other(layouts.btrfs_subvolumes, Shape.SINGLE, (350,)),
 }
 

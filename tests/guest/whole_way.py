@@ -102,7 +102,8 @@ def source_parts(source: Source) -> list[Part]:
     for mount in source.mounts:
         named = [w for w in mount.options.split(",") if w.startswith("subvol=")]
         subvolume = named[0].removeprefix("subvol=") if named else None
-        parts.append(Part(Path(mount.device), mount.where, mount.fstype, subvolume))
+        further = tuple(source.disks_of_btrfs[1:])
+        parts.append(Part(Path(mount.device), mount.where, mount.fstype, subvolume, further))
     return parts
 
 
@@ -176,6 +177,8 @@ def on_targets(plan: Plan, drives: dict[str, Drive], where: Path) -> dict[str, s
             places = [(volume.mount, None)] if volume.mount else []
             places += [(sub.mount, sub.path) for sub in getattr(content, "subvolumes", ())]
             for place, subvolume in places:
-                parts.append(Part(Path(one.path), place or "/", fstype_of(content), subvolume))
+                further = tuple(Path(path) for path in one.others)
+                kind = fstype_of(content)
+                parts.append(Part(Path(one.path), place or "/", kind, subvolume, further))
         parts.sort(key=lambda part: part.where)
         return known_files(parts, where)

@@ -193,6 +193,7 @@ def superblock(incompat: int, compat_ro: int, devices: int = 1) -> BtrfsFacts:
         node_bytes=16384,
         size_bytes=1 << 30,
         used_bytes=0,
+        allocated_bytes=0,
         devices=devices,
         log_root=0,
         compat_ro=compat_ro,

@@ -89,7 +89,7 @@ def edit(line: int, place: Any, value: Any) -> Callable[[list[Any]], None]:
 
 
 BAD = {
-    "newer format": (edit(0, "format", 5), "line 1: format 5 needs a newer release"),
+    "newer format": (edit(0, "format", 6), "line 1: format 6 needs a newer release"),
     "no such format": (edit(0, "format", 0), "line 1: there is no format 0"),
     "other chunks": (edit(0, "chunk_bytes", 65536), "line 1: chunks of 65536 bytes"),
     "other digest": (edit(0, "content_digest", "md5"), "line 1: unknown content digest 'md5'"),
