@@ -1,6 +1,5 @@
 """Where a file's bytes are on its filesystem: the FIEMAP ioctl of <linux/fiemap.h>."""
 
-import ctypes
 import errno
 import fcntl
 import os
@@ -14,7 +13,9 @@ from agent.units import Extent
 _FS_IOC_FIEMAP: Final = 0xC020660B
 _HEADER: Final = struct.Struct("=QQIIII")
 _EXTENT: Final = struct.Struct("=QQQQQIIII")
-_EXTENTS_A_CALL: Final = 128
+_EXTENTS_A_CALL: Final = (1024 - _HEADER.size) // _EXTENT.size
+"""With more than 1024 bytes, `fcntl.ioctl` keeps Python's lock; the kernel may wait for a thread of
+ours meanwhile, of which it reads this filesystem (agent.system.nbd)."""
 
 _SYNC: Final = 0x1
 _LAST: Final = 0x1
@@ -61,11 +62,10 @@ def _mapped(fd: int, name: str) -> Iterator[tuple[int, Extent, int]]:
     if end == 0:
         return
     while True:
-        buffer = ctypes.create_string_buffer(_HEADER.size + _EXTENTS_A_CALL * _EXTENT.size)
-        whole = 2**64 - 1 - at
-        _HEADER.pack_into(buffer, 0, at, whole, _SYNC, 0, _EXTENTS_A_CALL, 0)
+        asked = _HEADER.pack(at, 2**64 - 1 - at, _SYNC, 0, _EXTENTS_A_CALL, 0)
+        room = bytes(_EXTENTS_A_CALL * _EXTENT.size)
         try:
-            fcntl.ioctl(fd, _FS_IOC_FIEMAP, buffer)
+            buffer = fcntl.ioctl(fd, _FS_IOC_FIEMAP, asked + room)
         except OSError as error:
             if error.errno in (errno.EOPNOTSUPP, errno.ENOTTY):
                 raise NoPlace(f"the filesystem does not say where {name} is") from error

@@ -101,6 +101,48 @@ def test_a_killed_process_leaves_no_device(tmp_path: Path) -> None:
         assert is_none_left()
 
 
+EXTENTS = """
+import os, sys
+from pathlib import Path
+from agent.system.command import Run
+from agent.system.fiemap import file_extents
+from agent.system.mount import mounted
+from agent.system.nbd import attached
+file = open(sys.argv[1], "rb")
+size = os.fstat(file.fileno()).st_size
+with attached(Run(), size, 512, lambda at, n: os.pread(file.fileno(), n, at)) as device:
+    with mounted(Run(), device, Path(sys.argv[2]), "ext4", "ro,noload") as where:
+        fd = os.open(where / "scattered", os.O_RDONLY)
+        Path("/proc/sys/vm/drop_caches").write_text("3")
+        print(len(file_extents(fd, "scattered")))
+        os.close(fd)
+"""
+
+
+def test_the_places_of_a_file_are_read_of_the_device(tmp_path: Path) -> None:
+    """The kernel reads the tree of extents meanwhile, of a thread of the process that asks."""
+    image, where = tmp_path / "small.img", tmp_path / "mnt"
+    with image.open("wb") as file:
+        file.truncate(64 * MiB)
+    sh("mkfs.ext4", "-q", "-F", image)
+    where.mkdir()
+    sh("mount", "-o", "loop", image, where)
+    with (where / "scattered").open("wb") as file:
+        for number in range(1000):
+            file.seek(number * 16384)
+            file.write(b"one block of four")
+    sh("umount", where)
+    done = subprocess.run(
+        [sys.executable, "-c", EXTENTS, image, where],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("1000\n", "")
+    assert is_none_left()
+
+
 def test_a_waiting_read_does_not_keep_the_device(tmp_path: Path) -> None:
     """The server hangs; whoever used the device gives up; it goes away all the same."""
     go = threading.Event()
