@@ -11,7 +11,7 @@ from tests.harness.image import boot_image
 from tests.harness.machine import Disk
 from tests.harness.rootfs import storage_root
 from tests.shapes import ROOT_TAR
-from tests.shapes.sources import LOGICAL, SIZES, SUBVOLUMES, TWO
+from tests.shapes.sources import LOGICAL, MIRROR, SIZES, SUBVOLUMES, TWO
 
 GUEST_S = 3000
 _FILES = Path(__file__).parent / "source-files"
@@ -21,6 +21,7 @@ _MAKERS: Final = {
     (SUBVOLUMES,): "test_btrfs_in_subvolumes",
     (LOGICAL,): "test_root_on_a_logical_partition",
     TWO: "test_srv_on_a_second_disk",
+    MIRROR: "test_btrfs_on_two_disks",
 }
 
 

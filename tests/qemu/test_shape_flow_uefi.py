@@ -14,7 +14,7 @@ from agent.units import GiB
 from tests.harness.machine import Disk, Firmware
 from tests.harness.rack import Blank, Booted, Lived, Rack
 from tests.harness.source_layouts import source_layout
-from tests.shapes.sources import LOGICAL, SUBVOLUMES, TWO
+from tests.shapes.sources import LOGICAL, MIRROR, SUBVOLUMES, TWO
 
 pytestmark = [pytest.mark.qemu, pytest.mark.full]
 
@@ -205,6 +205,24 @@ def test_btrfs_with_subvolumes_boots_from_a_bigger_disk(rack: Rack) -> None:
         assert mounted(system, "/").split() == ["/dev/vda4[/@]", "btrfs"]
         assert mounted(system, "/home").split() == ["/dev/vda4[/@home]", "btrfs"]
         assert size_of(system, "/") > 4 * GiB
+    rack.remove((*made.disks, *disks))
+
+
+def test_a_btrfs_on_two_disks_boots_from_bigger_disks(rack: Rack) -> None:
+    made = lived_in(rack, "uefi", MIRROR)
+    rack.capture("mirror", made.disks, "uefi")
+    blanks = [Blank("MIRROR-4G", 4 * GiB), Blank("MIRROR-5G", 5 * GiB)]
+    roles = {f"disk{number}": {"serial": one.serial} for number, one in enumerate(blanks)}
+    disks = rack.deploy("mirror", blanks, "same", "uefi", disks=roles)
+    with rack.boot(disks, "uefi") as system:
+        expect_whole(system, made.tree)
+        assert mounted(system, "/").split() == ["/dev/vda4[/@]", "btrfs"]
+        assert size_of(system, "/") > 3 * GiB
+        shown = system.run("btrfs filesystem show --raw / | grep devid")
+        sizes = [int(line.split()[3]) for line in shown.splitlines()]
+        assert min(sizes) > 3 * GiB
+        assert max(sizes) > 4.9 * GiB
+        system.run("btrfs scrub start -B / && btrfs device stats --check /")
     rack.remove((*made.disks, *disks))
 
 

@@ -11,7 +11,7 @@ from agent.system.command import Run
 from agent.system.mount import SYSTEM_OPTIONS, Part, mounted, mounted_system
 from tests.guest.conftest import sh
 from tests.shapes.captured import BY_ID, DEFAULT_GRUB, set_password, unpack
-from tests.shapes.sources import LOGICAL, SUBVOLUMES, TWO
+from tests.shapes.sources import LOGICAL, MIRROR, SUBVOLUMES, TWO
 
 _FILES = Path(__file__).parents[1] / "harness/source-files"
 _BOTH_FIRMWARES = """\
@@ -38,20 +38,15 @@ def test_btrfs_in_subvolumes(tmp_path: Path) -> None:
     disk = _partitioned(SUBVOLUMES, _BOTH_FIRMWARES)
     esp, swap, root = _formatted_esp_and_swap(disk)
     sh("mkfs.btrfs", "--quiet", "--label", "system", root)
-    with mounted(Run(), root, tmp_path / "top", "btrfs", SYSTEM_OPTIONS) as top:
-        for name in ("@", "@home"):
-            sh("btrfs", "subvolume", "create", top / name)
-    _install(
-        tmp_path / "root",
-        disk,
-        (
-            Part(root, "/", "btrfs", "@"),
-            Part(esp, "/boot/efi", "vfat"),
-            Part(root, "/home", "btrfs", "@home"),
-        ),
-        swap,
-        (Firmware.BIOS, Firmware.UEFI),
-    )
+    _install_in_subvolumes(tmp_path, (disk,), esp, swap, root)
+
+
+def test_btrfs_on_two_disks(tmp_path: Path) -> None:
+    disks = _partitioned(MIRROR[0], _BOTH_FIRMWARES), _partitioned(MIRROR[1], _ONE)
+    esp, swap, root = _formatted_esp_and_swap(disks[0])
+    second = Path(f"{disks[1]}1")
+    sh("mkfs.btrfs", "--quiet", "--label=system", "--data=raid1", "--metadata=raid1", root, second)
+    _install_in_subvolumes(tmp_path, disks, esp, swap, root, second)
 
 
 def test_root_on_a_logical_partition(tmp_path: Path) -> None:
@@ -72,6 +67,28 @@ def test_srv_on_a_second_disk(tmp_path: Path) -> None:
     _install(tmp_path / "root", disk, parts, swap, (Firmware.BIOS, Firmware.UEFI))
     with second.open("rb") as file:
         os.fsync(file.fileno())
+
+
+def _install_in_subvolumes(
+    folder: Path, disks: Sequence[Path], esp: Path, swap: Path, root: Path, *further: Path
+) -> None:
+    top = Part(root, "/", "btrfs", further=further)
+    options = top.options(SYSTEM_OPTIONS)
+    with mounted(Run(), root, folder / "top", "btrfs", options) as where:
+        for name in ("@", "@home"):
+            sh("btrfs", "subvolume", "create", where / name)
+    _install(
+        folder / "root",
+        disks[0],
+        (
+            Part(root, "/", "btrfs", "@", further),
+            Part(esp, "/boot/efi", "vfat"),
+            Part(root, "/home", "btrfs", "@home", further),
+        ),
+        swap,
+        (Firmware.BIOS, Firmware.UEFI),
+        disks[1:],
+    )
 
 
 def _partitioned(serial: str, table: str) -> Path:
@@ -95,13 +112,14 @@ def _install(
     parts: Sequence[Part],
     swap: Path,
     firmware: tuple[Firmware, ...],
+    others: Sequence[Path] = (),
 ) -> None:
     """Put the source server's files on `parts`, and let its own programs make it boot."""
     run = Run()
     sh("udevadm", "settle")
     fstab = [_mount_line(part) for part in parts]
     fstab.append(f"UUID={_uuid(swap)} none swap sw 0 0")
-    devices = boot_devices([disk], [])
+    devices = boot_devices([disk, *others], [])
     with mounted_system(run, where, parts, SYSTEM_OPTIONS, make_places=True):
         unpack(where)
         shutil.copytree(_FILES, where, dirs_exist_ok=True)
@@ -115,8 +133,9 @@ def _install(
             (wanted / service).symlink_to(f"/usr/lib/systemd/system/{service}")
         set_password(where)
         renew_boot(run, where, BootTarget(firmware, (disk,), devices))
-    with disk.open("rb") as file:
-        os.fsync(file.fileno())
+    for one in (disk, *others):
+        with one.open("rb") as file:
+            os.fsync(file.fileno())
 
 
 def _mount_line(part: Part) -> str:
