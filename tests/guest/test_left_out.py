@@ -35,7 +35,9 @@ SECRETS = {
 __all__ = ["bench"]
 
 
-@pytest.mark.parametrize("made", [btrfs_subvolumes, btrfs_of_two])
+@pytest.mark.parametrize(
+    "made", [btrfs_subvolumes, pytest.param(btrfs_of_two, marks=pytest.mark.full)]
+)
 def test_secrets_on_btrfs_are_not_captured(
     made: Callable[[Bench], Source], bench: Bench, tmp_path: Path
 ) -> None:

@@ -44,8 +44,6 @@ BUNDLES = {
 # No bundle shares anything dear. These run in the set of those tests that do, so that the two sets
 # of scripts/test take about as long as each other.
 WITH_SHARERS = ("layouts",)
-WITH_MORE = ("layouts", "stacks", "disks", "files")
-"""Those that have cases which only the long matrix runs."""
 TIMEOUT_S = 4800
 
 
@@ -62,7 +60,7 @@ def test_no_file_is_forgotten() -> None:
             pytest.param(bundle, "not full", marks=() if bundle in WITH_SHARERS else ALONE)
             for bundle in BUNDLES
         ),
-        *(pytest.param(bundle, "full", marks=(pytest.mark.full, ALONE)) for bundle in WITH_MORE),
+        *(pytest.param(bundle, "full", marks=(pytest.mark.full, ALONE)) for bundle in BUNDLES),
     ],
 )
 def test_in_a_guest(bundle: str, which: str, run_folder: Path, image: Path) -> None:
