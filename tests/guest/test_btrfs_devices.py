@@ -13,11 +13,11 @@ from agent.source.open import opened_system
 from agent.stream.usedmap import used_map
 from agent.system import block
 from agent.system.command import Run
-from tests.guest import SCRATCH_BYTES, layouts
+from tests.guest import SCRATCH_BYTES, workbench
 from tests.guest.conftest import sh
-from tests.guest.layouts import drive_of, mounted_btrfs, scrub
 from tests.guest.test_filesystems import UUID, Kind, digest, fill, spoil
 from tests.guest.whole_way import shortened
+from tests.guest.workbench import drive_of, mounted_btrfs, scrub
 
 _KIND = Kind(Btrfs(uuid=UUID, label="", block_bytes=4096))
 _SUPER_AT = 64 * 1024
@@ -33,7 +33,7 @@ PROFILES = {
 
 
 def make(devices: Sequence[Path], data: str, metadata: str) -> None:
-    layouts.make(
+    workbench.make(
         "btrfs", devices[0], f"--data={data}", f"--metadata={metadata}", *map(str, devices[1:])
     )
 

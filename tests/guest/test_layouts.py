@@ -12,24 +12,17 @@ from agent.errors import DiskError, StepFailed
 from agent.model.job import DeploySpec, Identity, Verify
 from agent.model.layout import Btrfs, BtrfsDevice
 from agent.model.md_size import is_redundant
-from agent.model.nodes import BIOS_BOOT_TYPE, MD_UUID, PENDING_TYPE, Array, MdMetadata, Partition
+from agent.model.nodes import BIOS_BOOT_TYPE, MD_UUID, PENDING_TYPE, Array, Partition
 from agent.source.open import opened_system
 from agent.system import block
 from agent.system.mount import SOURCE_OPTIONS, Part, mounted_system
 from agent.tools import boot_sector, filesystems
 from agent.tools.btrfs_map import btrfs_facts
 from agent.units import MiB
-from tests.guest import layouts
+from tests.guest import in_step, layouts, workbench
 from tests.guest.conftest import sh
-from tests.guest.layouts import (
-    RUN,
-    Bench,
-    Source,
-    drive_of,
-    mounted_btrfs,
-    scrub,
-)
 from tests.guest.whole_way import KEYS, bench, captured, deployed, on_targets, shortened
+from tests.guest.workbench import RUN, Bench, Source, drive_of, mounted_btrfs, scrub
 
 __all__ = ["bench"]
 
@@ -86,10 +79,8 @@ def test_the_same_layout_on_bigger_disks(name: str, bench: Bench, tmp_path: Path
         plan, _ = deployed(taken.template, targets, spec, tmp_path / "mnt")
     bench.stop()
     arrays = [node for node in layout.nodes if isinstance(node, Array)]
-    if any(one.metadata is MdMetadata.IMSM and is_redundant(one.level) for one in arrays):
-        assert layouts.checked_imsm([Path(disk.path) for disk in targets.values()]) == 0
-    elif any(is_redundant(one.level) for one in arrays):
-        assert layouts.checked([Path(disk.path) for disk in targets.values()]) == 0
+    if any(is_redundant(one.level) for one in arrays):
+        assert in_step.checked([Path(disk.path) for disk in targets.values()]) == 0
     assert on_targets(plan, targets, tmp_path / "mnt") == taken.tree
     for disk in targets.values():
         assert block.size_bytes(Path(disk.path)) == disk.size_bytes
@@ -170,7 +161,7 @@ def test_a_hybrid_mbr_names_the_partitions_where_they_are(bench: Bench, tmp_path
 def test_a_btrfs_on_two_disks_comes_along(bench: Bench, tmp_path: Path) -> None:
     system, place = layouts.gpt()(bench), tmp_path / "pair"
     pair = (bench.disk(256), bench.disk(256))
-    layouts.make("btrfs", pair[0], "--data=raid1", "--metadata=raid1", str(pair[1]))
+    workbench.make("btrfs", pair[0], "--data=raid1", "--metadata=raid1", str(pair[1]))
     with mounted_btrfs(pair, place):
         (place / "known").mkdir()
         for number in range(40):
@@ -181,7 +172,7 @@ def test_a_btrfs_on_two_disks_comes_along(bench: Bench, tmp_path: Path) -> None:
         whole = [one for one in config.layout.volumes if one.size_bytes == 256 * MiB]
         assert [type(one.content) for one in whole] == [Btrfs, BtrfsDevice]
         assert all(one.used_bytes < 64 * MiB for one in whole)
-        layouts.forget_btrfs(*pair)
+        workbench.forget_btrfs(*pair)
         targets = {
             disk.id: drive_of(bench.disk(disk.size_bytes // MiB + 64))
             for disk in config.layout.disks
@@ -210,7 +201,7 @@ def test_a_system_on_a_btrfs_of_two_disks(bench: Bench, tmp_path: Path) -> None:
         assert (kinds[Btrfs].id, kinds[BtrfsDevice].on) == ("root", "disk1p2")
         assert all(one.used_bytes < 100 * MiB for one in kinds.values())
         assert [one.path for one in config.redactions] == ["/etc/ssh/ssh_host_ed25519_key"]
-        layouts.forget_btrfs(*source.disks_of_btrfs)
+        workbench.forget_btrfs(*source.disks_of_btrfs)
         targets = {disk.id: drive_of(bench.disk(512)) for disk in config.layout.disks}
         spec = DeploySpec(
             template="demo:latest", verify=Verify.FULL, identity=Identity(hostname="copy")

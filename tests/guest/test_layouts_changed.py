@@ -21,13 +21,9 @@ from agent.model.storage import (
     Shape,
     Storage,
 )
-from tests.guest import layouts
-from tests.guest.layouts import (
-    Bench,
-    Source,
-    drive_of,
-)
+from tests.guest import in_step, layouts
 from tests.guest.whole_way import KEYS, bench, captured, deployed, on_targets, shortened
+from tests.guest.workbench import Bench, Source, drive_of
 
 __all__ = ["bench"]
 SHORT = (
@@ -135,7 +131,7 @@ def test_another_layout(name: str, bench: Bench, tmp_path: Path) -> None:
         plan, _ = deployed(taken.template, targets, spec, tmp_path / "mnt")
     bench.stop()
     if any(isinstance(node, Array) and is_redundant(node.level) for node in plan.layout.nodes):
-        assert layouts.checked([Path(disk.path) for disk in targets.values()]) == 0
+        assert in_step.checked([Path(disk.path) for disk in targets.values()]) == 0
     assert on_targets(plan, targets, tmp_path / "mnt") == taken.tree
     root = next(volume for volume in plan.layout.volumes if volume.mount == "/")
     assert not isinstance(root.content, BootCode)

@@ -14,17 +14,9 @@ from agent.source.open import opened_system
 from agent.system.mount import SOURCE_OPTIONS, mounted_system
 from agent.tools.btrfs_map import used_extents
 from tests.guest.conftest import sh
-from tests.guest.layouts import (
-    RUN,
-    Bench,
-    Source,
-    btrfs_of_two,
-    btrfs_subvolumes,
-    drive_of,
-    fill,
-    mounted_all,
-)
+from tests.guest.layouts import btrfs_of_two, btrfs_subvolumes
 from tests.guest.whole_way import bench
+from tests.guest.workbench import RUN, Bench, Source, drive_of, fill, mounted_all
 
 SECRETS = {
     # in the trees; in a block of its own; in a subvolume inside the mounted one

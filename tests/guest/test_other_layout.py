@@ -20,8 +20,8 @@ from agent.tools import copy_files
 from agent.tools.copy_files import Copied
 from tests.guest import layouts
 from tests.guest.conftest import sh
-from tests.guest.layouts import RUN, Bench, drive_of
 from tests.guest.whole_way import KEYS, bench, captured, deployed, on_targets
+from tests.guest.workbench import RUN, Bench, drive_of
 
 __all__ = ["bench"]
 ETC = b"system_u:object_r:etc_t:s0\0"

@@ -28,19 +28,12 @@ from agent.system.mount import SOURCE_OPTIONS, Part, mounted_system
 from agent.trust.keyring import Keyring
 from tests.contracts.fake_registry import FakeRegistry
 from tests.contracts.stream_builders import make_client
-from tests.guest import layouts
+from tests.guest import workbench
 from tests.guest.conftest import sh
-from tests.guest.layouts import (
-    RUN,
-    Bench,
-    Source,
-    drive_of,
-    fill,
-    mounted_all,
-)
+from tests.guest.workbench import RUN, Bench, Source, drive_of, fill, mounted_all
 from tests.unit.make_plan import make_inventory
 
-KEYS = (DiskKey(passphrase=layouts.KEY),)
+KEYS = (DiskKey(passphrase=workbench.KEY),)
 PATIENT = Limits(connect_s=20, read_s=60, window_s=60)
 
 
