@@ -58,7 +58,6 @@ SAME: dict[str, Callable[[Bench], Source]] = {
 SHORT_SAME = (
     "btrfs with subvolumes",
     "logical root on MBR",
-    "two disks, one bare",
     "Intel's RAID 1",
     "thin volumes",
     "LVM on LUKS on RAID 1",

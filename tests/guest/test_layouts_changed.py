@@ -28,10 +28,8 @@ from tests.guest.workbench import Bench, Source, drive_of
 __all__ = ["bench"]
 SHORT = (
     "xfs to a smaller xfs",
-    "one disk to RAID 1",
     "RAID 1 to one smaller disk",
     "plain to LUKS",
-    "512 to 4096",
 )
 
 
