@@ -92,13 +92,6 @@ def _forget(run: Runner) -> None:
 
 def _check_mounted(one: FoundContent) -> None:
     """Raise DiskError unless it is the covers that were mounted."""
-    covers = {Path(path).resolve() for path in (one.path, *one.others)}
-    if one.others and isinstance(one.content, Btrfs):
-        # of several devices, /proc/self/mounts names any
-        is_mounted = shown_devices(one.content.uuid) == {cover.name for cover in covers}
-    else:
-        lines = Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()
-        devices = {Path(line.split(" ")[0]).resolve() for line in lines if line.startswith("/dev/")}
-        is_mounted = covers <= devices
-    if not is_mounted:
+    covers = {Path(path).resolve().name for path in (one.path, *one.others)}
+    if not isinstance(one.content, Btrfs) or shown_devices(one.content.uuid) != covers:
         raise DiskError(f"the kernel mounted something else than the cover of {one.on}")

@@ -59,8 +59,8 @@ def content_of(facts: BtrfsFacts) -> Btrfs:
 
 
 def shown_devices(uuid: str) -> frozenset[str]:
-    """Return the devices that a mounted btrfs is on, by their names in /sys/block."""
-    return frozenset(path.name for path in (_SHOWN / uuid / "devices").iterdir())
+    """Return the devices that a mounted btrfs is on, by their kernel names; none if it is not."""
+    return frozenset(path.name for path in (_SHOWN / uuid / "devices").glob("*"))
 
 
 def check_fit(facts: BtrfsFacts, device: Path) -> None:

@@ -297,5 +297,4 @@ def _on_btrfs(bench: Bench, *words: Path | str) -> Source:
             Mount(str(first), "/", "btrfs", f"subvol=@rootfs{devices}"),
             Mount(str(first), DATA, "btrfs", f"subvol=@srv,compress=zstd{devices}"),
         ),
-        disks_of_btrfs=(first, *further) if further else (),
     )

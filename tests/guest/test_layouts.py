@@ -21,7 +21,15 @@ from agent.tools.btrfs_map import btrfs_facts
 from agent.units import MiB
 from tests.guest import in_step, layouts, workbench
 from tests.guest.conftest import sh
-from tests.guest.whole_way import KEYS, bench, captured, deployed, on_targets, shortened
+from tests.guest.whole_way import (
+    KEYS,
+    bench,
+    captured,
+    deployed,
+    on_targets,
+    shortened,
+    source_parts,
+)
 from tests.guest.workbench import RUN, Bench, Source, drive_of, mounted_btrfs, scrub
 
 __all__ = ["bench"]
@@ -200,7 +208,8 @@ def test_a_system_on_a_btrfs_of_two_disks(bench: Bench, tmp_path: Path) -> None:
         assert (kinds[Btrfs].id, kinds[BtrfsDevice].on) == ("root", "disk1p2")
         assert all(one.used_bytes < 100 * MiB for one in kinds.values())
         assert [one.path for one in config.redactions] == ["/etc/ssh/ssh_host_ed25519_key"]
-        workbench.forget_btrfs(*source.disks_of_btrfs)
+        root = source_parts(source)[0]
+        workbench.forget_btrfs(root.device, *root.further)
         targets = {disk.id: drive_of(bench.disk(512)) for disk in config.layout.disks}
         spec = DeploySpec(
             template="demo:latest", verify=Verify.FULL, identity=Identity(hostname="copy")

@@ -93,9 +93,9 @@ def captured(
 def source_parts(source: Source) -> list[Part]:
     parts = []
     for mount in source.mounts:
-        named = [w for w in mount.options.split(",") if w.startswith("subvol=")]
-        subvolume = named[0].removeprefix("subvol=") if named else None
-        further = tuple(source.disks_of_btrfs[1:])
+        words = [word.partition("=") for word in mount.options.split(",")]
+        subvolume = next((value for name, _, value in words if name == "subvol"), None)
+        further = tuple(Path(value) for name, _, value in words if name == "device")
         parts.append(Part(Path(mount.device), mount.where, mount.fstype, subvolume, further))
     return parts
 

@@ -83,8 +83,6 @@ class Source:
     mounts: tuple[Mount, ...]
     """`/` first."""
     fstab: tuple[str, ...] = ()
-    disks_of_btrfs: tuple[Path, ...] = ()
-    """What the root is on, if it is a btrfs on several."""
 
 
 def table(disk: Path, text: str) -> None:
