@@ -8,6 +8,7 @@ from agent.model.inventory import Board, Drive, Found, Inventory, Nic, SecureBoo
 from agent.model.job import DeploySpec
 from agent.model.layout import (
     BootCode,
+    Content,
     Ext,
     Layout,
     Raw,
@@ -94,6 +95,12 @@ def make_partition(number: int, offset: int, size: int, **more: Any) -> Partitio
     return msgspec.structs.replace(part, **more)
 
 
+def make_volume(name: str, on: str, content: Content, size: int, **more: Any) -> Volume:
+    """Return a full volume that cannot be smaller, if `more` does not say otherwise."""
+    known = {"used_bytes": size, "minimum_bytes": size, **more}
+    return Volume(id=name, on=on, content=content, size_bytes=size, **known)
+
+
 def make_layout(
     *,
     size_bytes: int = 4 * GiB,
@@ -115,14 +122,7 @@ def make_layout(
         )
     ]
     volumes = [
-        Volume(
-            id="boot-code",
-            on="disk0",
-            content=BootCode(),
-            size_bytes=440,
-            used_bytes=440,
-            minimum_bytes=440,
-        )
+        make_volume("boot-code", "disk0", BootCode(), 440),
     ]
     root = (
         "root",
@@ -141,11 +141,11 @@ def make_layout(
         nodes.append(make_partition(number, at, size, type=kind, name=name))
         used = 0 if name == "swap" else size // 4
         volumes.append(
-            Volume(
-                id=name,
-                on=f"disk0p{number}",
-                content=content,
-                size_bytes=size,
+            make_volume(
+                name,
+                f"disk0p{number}",
+                content,
+                size,
                 used_bytes=used,
                 minimum_bytes=size // 2 if name == "root" else size,
                 mount=mount,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from agent.model.layout import BootCode, Btrfs, BtrfsDevice, Layout, Subvolume, Volume
+from agent.model.layout import BootCode, Btrfs, BtrfsDevice, Layout, Subvolume
 from agent.model.nodes import LINUX_TYPE, Disk, Gpt, Partition
 from agent.model.plan import Plan
 from agent.model.steps import CheckFilesystems, ConfigureSystem, CopyFiles, GrowVolume
@@ -22,6 +22,7 @@ from tests.unit.make_plan import (
     make_partition,
     make_spec,
     make_template,
+    make_volume,
 )
 
 SIZE = 3 * GiB
@@ -29,20 +30,10 @@ UUID = guid(5)
 DISKS = ("disk0", "disk1")
 
 
-def volume(name: str, on: str, content: BootCode | Btrfs | BtrfsDevice, size: int) -> Volume:
-    return Volume(
-        id=name,
-        on=on,
-        content=content,
-        size_bytes=size,
-        used_bytes=min(size, GiB),
-        minimum_bytes=size,
-    )
-
-
 def make_two_disks() -> Layout:
     top = Subvolume(path="@rootfs", mount="/")
     root = Btrfs(uuid=UUID, label="", block_bytes=4096, subvolumes=(top,))
+    more = BtrfsDevice(uuid=UUID, block_bytes=4096)
     disks = [
         Disk(
             id=disk,
@@ -60,9 +51,9 @@ def make_two_disks() -> Layout:
     return Layout(
         nodes=(*disks, *(replace(part, number=1) for part in parts)),
         volumes=(
-            volume("boot-code", "disk0", BootCode(), 440),
-            volume("root", "disk0p1", root, SIZE),
-            volume("part1", "disk1p1", BtrfsDevice(uuid=UUID, block_bytes=4096), SIZE),
+            make_volume("boot-code", "disk0", BootCode(), 440),
+            make_volume("root", "disk0p1", root, SIZE, used_bytes=GiB),
+            make_volume("part1", "disk1p1", more, SIZE, used_bytes=GiB),
         ),
     )
 

@@ -39,6 +39,7 @@ from tests.unit.make_plan import (
     make_partition,
     make_spec,
     make_template,
+    make_volume,
 )
 
 SIZE = 4 * GiB - MiB
@@ -51,15 +52,7 @@ def part(number: int, at: int, size: int, kind: str) -> Partition:
 
 def volume(name: str, on: str, content: Ext | Vfat | Raw | BootCode, size: int) -> Volume:
     mounts = {"root": "/", "esp": "/boot/efi"}
-    return Volume(
-        id=name,
-        on=on,
-        content=content,
-        size_bytes=size,
-        used_bytes=size,
-        minimum_bytes=size,
-        mount=mounts.get(name),
-    )
+    return make_volume(name, on, content, size, mount=mounts.get(name))
 
 
 LAYOUT = Layout(

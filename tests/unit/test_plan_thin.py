@@ -26,6 +26,7 @@ from tests.unit.make_plan import (
     make_inventory,
     make_spec,
     make_template,
+    make_volume,
 )
 
 SAID = (
@@ -37,14 +38,8 @@ SAID = (
 def thin_layout(root_gib: int, data_gib: int) -> Layout:
     def volume(name: str, number: int, size: int, mount: str) -> Volume:
         content = Ext(uuid=guid(number), label="", block_bytes=4096, features=("extent",))
-        return Volume(
-            id=f"v-{name}",
-            on=name,
-            content=content,
-            size_bytes=size,
-            used_bytes=MiB,
-            minimum_bytes=MiB,
-            mount=mount,
+        return make_volume(
+            f"v-{name}", name, content, size, used_bytes=MiB, minimum_bytes=MiB, mount=mount
         )
 
     def thin(name: str, size: int) -> LogicalVolume:
