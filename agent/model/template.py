@@ -10,7 +10,7 @@ from agent.model.layout import Layout
 from agent.model.nodes import Bytes, NodeId
 from agent.model.wire import Value
 
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 OLDEST_VERSION = 1
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 ARTIFACT_TYPE = "application/vnd.metalcast.template.v1"
@@ -22,6 +22,8 @@ FROM_ANNOTATION = "org.metalcast.from"
 """On a pack that an incremental capture took over: the manifest that it was made for."""
 
 CHUNK_BYTES = 4 * 1024 * 1024
+ZEROS_ALIGNMENT = 4096
+"""Where a chunk of zeros begins and ends that shares its number with one that is stored."""
 PACK_TARGET_BYTES = 256 * 1024 * 1024
 PACK_MAX_BYTES = 4 * 1024 * 1024 * 1024 + 2 * CHUNK_BYTES
 MANIFEST_MAX_BYTES = 4 * 1024 * 1024
@@ -79,8 +81,9 @@ class IndexHead(Value, frozen=True, kw_only=True):
 class IndexEntry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """One chunk, one line. An array, so that no key can come twice.
 
-    `extents` are (offset, size) in bytes of the *volume*, sorted, inside chunk `number`.
-    A chunk of nothing but zeros has `pack` -1 and no bytes stored.
+    `extents` are (offset, size) in bytes of the *volume*, sorted, from `number` × CHUNK_BYTES on.
+    A chunk of nothing but zeros has `pack` -1, no bytes stored and no digests; it may be of any
+    size, the content of another is CHUNK_BYTES at most.
     """
 
     number: Annotated[int, msgspec.Meta(ge=0, le=2**40)]
@@ -89,7 +92,12 @@ class IndexEntry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     offset: Bytes
     stored_bytes: Bytes
     stored_digest: Hex | None
-    content_digest: Hex
+    content_digest: Hex | None
+    """Before format 6, chunks of zeros have one, too."""
+
+    @property
+    def content_bytes(self) -> int:
+        return sum(size for _, size in self.extents)
 
 
 class Firmware(StrEnum):

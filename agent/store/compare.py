@@ -1,6 +1,7 @@
 """What changed between two templates: the system, the layout, and the data by content digest."""
 
 from collections.abc import Iterator, Mapping
+from itertools import groupby
 from typing import Any
 
 import msgspec
@@ -152,20 +153,29 @@ def _compared(before: Template, after: Template, volume: str) -> Chunks | None:
     if old_head.content_digest != new_head.content_digest:
         return None
     tally = _Tally()
-    left, right = next(old, None), next(new, None)
-    while left is not None or right is not None:
-        if right is None or (left is not None and left.number < right.number):
+    befores, afters = _placed(old), _placed(new)
+    left, right = next(befores, None), next(afters, None)
+    while left or right:
+        if right is None or (left and left[0] < right[0]):
             assert left is not None
-            tally.add("removed", left)
-            left = next(old, None)
-        elif left is None or right.number < left.number:
-            tally.add("added", right)
-            right = next(new, None)
+            tally.add("removed", left[1])
+            left = next(befores, None)
+        elif left is None or right[0] < left[0]:
+            tally.add("added", right[1])
+            right = next(afters, None)
         else:
-            is_same = (left.content_digest, left.extents) == (right.content_digest, right.extents)
-            tally.add("same" if is_same else "changed", right)
-            left, right = next(old, None), next(new, None)
+            was, now = left[1], right[1]
+            is_same = (was.content_digest, was.extents) == (now.content_digest, now.extents)
+            tally.add("same" if is_same else "changed", now)
+            left, right = next(befores, None), next(afters, None)
     return tally.chunks()
+
+
+def _placed(entries: Iterator[IndexEntry]) -> Iterator[tuple[tuple[int, int], IndexEntry]]:
+    """Yield each entry behind its number, and which of those with that number it is."""
+    for number, same in groupby(entries, key=lambda entry: entry.number):
+        for which, entry in enumerate(same):
+            yield (number, which), entry
 
 
 class _Tally:
@@ -175,7 +185,7 @@ class _Tally:
     def add(self, kind: str, entry: IndexEntry) -> None:
         count = self._counts.setdefault(kind, [0, 0])
         count[0] += 1
-        count[1] += sum(size for _, size in entry.extents)
+        count[1] += entry.content_bytes
 
     def chunks(self) -> Chunks:
         found = {kind: Count(chunks=n, bytes=size) for kind, (n, size) in self._counts.items()}

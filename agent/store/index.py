@@ -5,6 +5,7 @@ first line that breaks one, with little memory used.
 """
 
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from typing import Final, NoReturn, Protocol
 
 import msgspec
@@ -16,6 +17,7 @@ from agent.model.template import (
     FORMAT_VERSION,
     OLDEST_VERSION,
     PACK_MAX_BYTES,
+    ZEROS_ALIGNMENT,
     IndexEntry,
     IndexHead,
 )
@@ -71,7 +73,7 @@ def read_index(
     known = CHUNK_DIGESTS if head.format > 1 else ("sha256",)
     if head.content_digest not in known:
         _refuse(name, 1, f"unknown content digest {head.content_digest!r}")
-    if head.chunks > -(-head.volume_bytes // CHUNK_BYTES):
+    if head.chunks > 2 * -(-head.volume_bytes // CHUNK_BYTES):
         _refuse(name, 1, f"{head.chunks} chunks do not fit in {head.volume_bytes} bytes")
     return head, _entries(lines, name, head, _Rules(head, packs, inherited))
 
@@ -108,6 +110,10 @@ class _Rules:
         self._inherited = inherited
         self._order = iter(packs or {})
         self._number = -1
+        self._high = 0
+        """Where all extents end that came until now."""
+        self._beside: IndexEntry | None = None
+        """The chunk before, whose number one of zeros may share."""
         self._own = _ZERO_PACK
         self._newest = _ZERO_PACK
         self._ends: dict[int, int] = {}
@@ -115,10 +121,20 @@ class _Rules:
 
     def broken_by(self, entry: IndexEntry) -> str | None:
         """Return the rule that `entry` breaks, if any."""
-        if entry.number <= self._number:
+        beside, self._beside = self._beside, entry if entry.pack != _ZERO_PACK else None
+        shares = beside is not None and entry.number == self._number and entry.pack == _ZERO_PACK
+        if entry.number <= self._number and not shares:
             return f"chunk {entry.number} comes after chunk {self._number}"
+        start = entry.number * CHUNK_BYTES
+        if start < self._high and not shares:
+            return f"chunk {entry.number} begins before {self._high}, where the one before ends"
         self._number = entry.number
-        return self._extents(entry) or self._place(entry)
+        broken = self._extents(entry, start)
+        if shares and not broken:
+            assert beside is not None
+            broken = _apart(beside, entry, self._volume_bytes)
+        self._high = max(self._high, sum(entry.extents[-1]))
+        return broken or self._place(entry)
 
     def broken_at_end(self) -> str | None:
         if self._packs is None:
@@ -129,18 +145,22 @@ class _Rules:
             return f"no chunk is in pack {left}"
         return None
 
-    def _extents(self, entry: IndexEntry) -> str | None:
-        start = entry.number * CHUNK_BYTES
-        end = min(start + CHUNK_BYTES, self._volume_bytes)
+    def _extents(self, entry: IndexEntry, start: int) -> str | None:
         before = -1
+        content = 0
         for offset, size in entry.extents:
             if size == 0:
                 return f"an empty extent at {offset}"
-            if offset < start or offset + size > end:
-                return f"extent {offset}+{size} is outside of chunk {entry.number}"
+            if offset < start:
+                return f"extent {offset}+{size} lies before chunk {entry.number}"
+            if offset + size > self._volume_bytes:
+                return f"extent {offset}+{size} is outside of the volume"
             if offset <= before:
                 return f"extent {offset}+{size} does not lie behind the one before, or touches it"
             before = offset + size
+            content += size
+        if content > CHUNK_BYTES and entry.pack != _ZERO_PACK:
+            return f"{content} bytes of content, at most {CHUNK_BYTES} may be"
         return None
 
     def _place(self, entry: IndexEntry) -> str | None:
@@ -148,8 +168,8 @@ class _Rules:
             if entry.offset or entry.stored_bytes or entry.stored_digest is not None:
                 return "a chunk of zeros has no place in a pack"
             return None
-        if entry.stored_digest is None:
-            return "a stored chunk has a digest"
+        if entry.stored_digest is None or entry.content_digest is None:
+            return "a stored chunk has two digests"
         if not 0 < entry.stored_bytes <= MAX_STORED_BYTES:
             return f"{entry.stored_bytes} stored bytes, at most {MAX_STORED_BYTES} may be"
         if entry.pack not in self._ends and (broken := self._next_pack(entry.pack)):
@@ -185,6 +205,23 @@ class _Rules:
             return None
         end, size = self._ends[self._own], self._packs[self._own]
         return None if end == size else f"pack {self._own} has {size} bytes, {end} used"
+
+
+def _apart(stored: IndexEntry, zeros: IndexEntry, volume_bytes: int) -> str | None:
+    """Return what is wrong with zeros that lie in between what is stored, if anything.
+
+    They never share a page, so that it does not matter in which order both are written.
+    """
+    ends = {0, volume_bytes}
+    for offset, size in zeros.extents:
+        for at in (offset, offset + size):
+            if at % ZEROS_ALIGNMENT and at not in ends:
+                return f"zeros beside chunk {stored.number} begin or end at {at}"
+    every = sorted((*stored.extents, *zeros.extents))
+    for (one, size), (other, _) in pairwise(every):
+        if other < one + size:
+            return f"zeros beside chunk {stored.number} overlap what it stores, at {other}"
+    return None
 
 
 def _lines(stream: Source, name: str) -> Iterator[bytes]:

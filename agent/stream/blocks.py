@@ -123,6 +123,10 @@ class DiskFile:
             else:
                 return
         direct = self.is_aligned((extent,)) and extent.offset % mmap.PAGESIZE == 0
+        self.fill(extent, zeros, direct=direct)
+
+    def fill(self, extent: Extent, zeros: memoryview, *, direct: bool = False) -> None:
+        """Write `zeros` over all of `extent`, again and again."""
         for offset in range(extent.offset, extent.end, len(zeros)):
             size = min(extent.end - offset, len(zeros))
             self.write(offset, [zeros[:size]], direct=direct and size % mmap.PAGESIZE == 0)
@@ -177,30 +181,41 @@ class ChunkReader:
     def read(self, extents: Sequence[Extent]) -> memoryview:
         """Return the content of `extents` of the volume. Good until the next call.
 
-        Many short runs are cut out of one long read; what lies between them is thrown away. If it
-        fails, that may be all that cannot be read.
+        Many short runs near to each other are cut out of one long read; what lies between them is
+        thrown away. If it fails, that may be all that cannot be read.
         """
-        if len(extents) > _SCATTERED:
+        span = extents[-1].end - extents[0].offset
+        if len(extents) > _SCATTERED and span <= CHUNK_BYTES:
             with contextlib.suppress(OSError):
                 return self._gather(extents)
         at = 0
         for run in extents:
             there = Extent(self._base + run.offset, run.size)
-            self._read(there, self._buffer[at : at + run.size])
+            into = self._buffer[at : at + run.size]
+            if at % self._disk.sector_bytes:  # behind an odd run: no place for a direct read
+                aside = self._room()[: run.size]
+                self._read(there, aside)
+                into[:] = aside
+            else:
+                self._read(there, into)
             at += run.size
         return self._buffer[:at]
 
-    def _gather(self, extents: Sequence[Extent]) -> memoryview:
-        sector = self._disk.sector_bytes
+    def _room(self) -> memoryview:
+        """Return a second aligned buffer, for a chunk and the sectors that it touches."""
         if self._span is None:
             self._span = memoryview(block.aligned_buffer(CHUNK_BYTES + 2 * 65536))
+        return self._span
+
+    def _gather(self, extents: Sequence[Extent]) -> memoryview:
+        sector, span = self._disk.sector_bytes, self._room()
         first = align_down(self._base + extents[0].offset, sector)
         last = min(align_up(self._base + extents[-1].end, sector), self._disk.size_bytes)
-        self._disk.read_once(Extent(first, last - first), self._span[: last - first])
+        self._disk.read_once(Extent(first, last - first), span[: last - first])
         at = 0
         for run in extents:
             start = self._base + run.offset - first
-            self._buffer[at : at + run.size] = self._span[start : start + run.size]
+            self._buffer[at : at + run.size] = span[start : start + run.size]
             at += run.size
         return self._buffer[:at]
 
@@ -244,13 +259,14 @@ class ChunkWriter:
         self._disk.write(start, pieces, direct=is_direct)
 
     def write_zeros(self, runs: Sequence[Extent]) -> None:
+        """Make each of `runs`, of any size, read as zeros."""
         whole = self._goes_direct(runs)
         for run in runs:
             there = Extent(self._base + run.offset, run.size)
             if whole:
                 self._disk.write_zeros(there, self._zeros)
             else:
-                self._disk.write(there.offset, [self._zeros[: run.size]], direct=False)
+                self._disk.fill(there, self._zeros)
 
     def _goes_direct(self, runs: Sequence[Extent]) -> bool:
         """Return whether a chunk of these runs is written past the page cache."""

@@ -159,7 +159,7 @@ class _Read:
     """What a lane makes of a chunk: its digests and its frame, unless nothing is to be sent."""
 
     chunk: Chunk
-    content_digest: str
+    content_digest: str | None = None
     stored: bytes | None = None
     stored_digest: str | None = None
     level: int = 0
@@ -277,7 +277,7 @@ class _Volume:
             def work(item: tuple[Chunk, IndexEntry | None]) -> _Read:
                 chunk, known = item
                 if chunk.is_zeros:
-                    return _Read(chunk, zeros_digest(self._algorithm, chunk.size))
+                    return _Read(chunk)
                 with self._stages.timed("read"):
                     content = reader.read(chunk.extents)
                     chunk.make_blank(content)
@@ -286,7 +286,7 @@ class _Volume:
                     if not any(content[:_PROBE_BYTES]) and digest == zeros_digest(
                         self._algorithm, len(content)
                     ):
-                        return _Read(chunk, digest)
+                        return _Read(chunk)
                 if known and known.content_digest == digest and known.pack >= 0:
                     return _Read(chunk, digest, known=known)
                 level = self._levels.level
@@ -304,17 +304,18 @@ class _Volume:
 
     def _place(self, read: _Read) -> IndexEntry:
         """Find a place for a chunk in a pack, and let it be sent; return its line of the index."""
-        chunk, content = read.chunk, read.content_digest
+        chunk = read.chunk
         extents = tuple((run.offset, run.size) for run in chunk.extents)
         if read.known:
             pack = self._take_over(read.known.pack)
             return msgspec.structs.replace(read.known, extents=extents, pack=pack)
         if read.stored is None:
-            return IndexEntry(chunk.number, extents, -1, 0, 0, None, content)
+            return IndexEntry(chunk.number, extents, -1, 0, 0, None, None)
         self._in_pack.append((chunk, read.level))
         size = len(read.stored)
         offset, pack = self._packs.add(read.stored), self._own
-        return IndexEntry(chunk.number, extents, pack, offset, size, read.stored_digest, content)
+        digests = read.stored_digest, read.content_digest
+        return IndexEntry(chunk.number, extents, pack, offset, size, *digests)
 
     def _take_over(self, theirs: int) -> int:
         assert self._parent is not None

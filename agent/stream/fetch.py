@@ -102,10 +102,6 @@ def extents_of(entry: IndexEntry) -> tuple[Extent, ...]:
     return tuple(Extent(offset, size) for offset, size in entry.extents)
 
 
-def content_bytes(entry: IndexEntry) -> int:
-    return sum(size for _, size in entry.extents)
-
-
 class Lane:
     """One connection and its buffers: gives the content of stored chunks. For one thread."""
 
@@ -204,7 +200,7 @@ class Lane:
         if self._digest(stored) != entry.stored_digest:
             raise ChunkCorrupt("does not have the digest that the index gives")
         verified = time.monotonic()
-        content = self.buffer[self._place : self._place + content_bytes(entry)]
+        content = self.buffer[self._place : self._place + entry.content_bytes]
         self._decoder.decode(stored, content)
         self._stages.add(
             fetch=fetched - started,

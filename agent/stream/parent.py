@@ -20,8 +20,8 @@ class ParentVolume:
         self._next: IndexEntry | None = None
 
     def at(self, number: int) -> IndexEntry | None:
-        """Return the parent's entry for chunk `number`; ask in ascending order."""
-        while self._next is None or self._next.number < number:
+        """Return what the parent stores as chunk `number`; ask in ascending order."""
+        while self._next is None or self._next.number < number or self._next.pack < 0:
             self._next = next(self._entries, None)
             if self._next is None:
                 return None

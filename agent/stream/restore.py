@@ -14,7 +14,6 @@ from agent.stream.fetch import (
     ChunkRun,
     Lane,
     batch_bytes,
-    content_bytes,
     default_lanes,
     extents_of,
     in_runs,
@@ -159,7 +158,7 @@ class _Restore:
                 wanted = without(extents_of(entry), tuple(self.withheld))
                 with self.stages.timed("write"):
                     self.writer.write_zeros(wanted)
-                self._count(content=content_bytes(entry), written=sum(run.size for run in wanted))
+                self._count(content=entry.content_bytes, written=sum(run.size for run in wanted))
             return
         for part in self._to_fetch(run, look):
             for batch in lane.batches(part):
@@ -183,7 +182,7 @@ class _Restore:
         missing = {entry.number for entry in look.missing(asked)} | kept_back
         for entry in asked:
             if entry.number not in missing:
-                self._count(content=content_bytes(entry), kept=content_bytes(entry))
+                self._count(content=entry.content_bytes, kept=entry.content_bytes)
         return run.parts(lambda entry: entry.number in missing)
 
     def _split(self, entry: IndexEntry, content: memoryview) -> list[tuple[Extent, memoryview]]:

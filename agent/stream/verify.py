@@ -8,12 +8,12 @@ from typing import Final
 
 from agent.errors import DiskError
 from agent.model.job import Verify
-from agent.model.template import IndexEntry
+from agent.model.template import CHUNK_BYTES, IndexEntry
 from agent.report import Report, silent
-from agent.store.digests import CHUNK_DIGESTS, ChunkDigest
+from agent.store.digests import CHUNK_DIGESTS, ChunkDigest, zeros_digest
 from agent.store.template import Template
 from agent.stream.blocks import ChunkReader, DiskFile, overlap, without
-from agent.stream.fetch import ChunkRun, Lane, content_bytes, default_lanes, extents_of
+from agent.stream.fetch import ChunkRun, Lane, default_lanes, extents_of
 from agent.stream.progress import Meter, Stages
 from agent.stream.pump import Conduit, Pump
 from agent.units import Extent
@@ -70,7 +70,7 @@ def verify_volume(
         work = _Verify(
             template,
             volume_id,
-            CHUNK_DIGESTS[head.content_digest],
+            head.content_digest,
             written,
             offset_bytes,
             tuple(skip),
@@ -113,7 +113,7 @@ class _Verify:
 
     template: Template
     volume_id: str
-    digest: ChunkDigest
+    algorithm: str
     disk: DiskFile
     base: int
     skip: tuple[Extent, ...]
@@ -122,23 +122,47 @@ class _Verify:
     chunks: int = 0
     bytes_checked: int = 0
 
+    @property
+    def digest(self) -> ChunkDigest:
+        return CHUNK_DIGESTS[self.algorithm]
+
     def verify(self, entry: IndexEntry, reader: ChunkReader) -> None:
         self.pump.check()
+        if entry.pack < 0:
+            checked = self._verify_zeros(entry, reader)
+        else:
+            checked = self._verify_stored(entry, reader)
+        with self.meter.lock:
+            self.chunks += 1
+            self.bytes_checked += checked
+        self.meter.add(entry.content_bytes)
+
+    def _verify_zeros(self, entry: IndexEntry, reader: ChunkReader) -> int:
+        """Read zeros, a piece at a time; return how many there were outside of `skip`."""
+        checked = 0
+        for run in without(extents_of(entry), self.skip):
+            for offset in range(run.offset, run.end, CHUNK_BYTES):
+                self.pump.check()
+                size = min(CHUNK_BYTES, run.end - offset)
+                with self.meter.stages.timed("read"):
+                    content = reader.read((Extent(offset, size),))
+                with self.meter.stages.timed("hash"):
+                    if self.digest(content) != zeros_digest(self.algorithm, size):
+                        raise self._differs(entry, offset)
+                checked += size
+        return checked
+
+    def _verify_stored(self, entry: IndexEntry, reader: ChunkReader) -> int:
         extents = extents_of(entry)
         skipped = [hole for hole in self.skip if any(overlap(run, hole) for run in extents)]
         with self.meter.stages.timed("read"):
             content = reader.read(extents)
         if skipped:
-            checked = self._compare(entry, content, skipped)
-        else:
-            checked = len(content)
-            with self.meter.stages.timed("hash"):
-                if self.digest(content) != entry.content_digest:
-                    raise self._differs(entry, extents[0].offset)
-        with self.meter.lock:
-            self.chunks += 1
-            self.bytes_checked += checked
-        self.meter.add(len(content))
+            return self._compare(entry, content, skipped)
+        with self.meter.stages.timed("hash"):
+            if self.digest(content) != entry.content_digest:
+                raise self._differs(entry, extents[0].offset)
+        return len(content)
 
     def _compare(self, entry: IndexEntry, content: memoryview, skipped: Sequence[Extent]) -> int:
         """Compare all but `skipped` with the chunk itself; return how many bytes that were."""
@@ -154,8 +178,6 @@ class _Verify:
         return checked
 
     def _fetch(self, entry: IndexEntry) -> memoryview:
-        if entry.pack < 0:
-            return memoryview(bytes(content_bytes(entry)))
         lane = Lane(self.template.client, self.digest, self.meter.stages, self.pump)
         pack = self.template.data_of(self.volume_id).packs[entry.pack]
         (found,) = (bytes(content) for _, content in lane.contents(ChunkRun(pack, (entry,))))

@@ -2,7 +2,7 @@
 
 import threading
 from array import array
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -40,7 +40,7 @@ class ViewStatistics:
 
 
 class CompactIndex:
-    """The chunks of a volume that hold data, about 60 bytes each and 8 for each extent.
+    """The chunks of a volume that hold data, about 60 bytes each and 16 for each extent.
 
     2 TiB are half a million chunks. What no entry names, and a chunk of zeros, reads as zeros.
     """
@@ -53,8 +53,10 @@ class CompactIndex:
         self._digests = bytearray()
         self._first = array("Q", [0])
         """By place: where the extents of this chunk begin in the two arrays below."""
-        self._starts = array("I")
+        self._starts = array("Q")
         self._sizes = array("I")
+        self._places = array("I")
+        """Where in the chunk's content the extent begins."""
         for entry in entries:
             if entry.stored_digest is not None:
                 self._add(entry, entry.stored_digest)
@@ -62,20 +64,24 @@ class CompactIndex:
     def __len__(self) -> int:
         return len(self._numbers)
 
-    def find(self, number: int) -> int | None:
-        """Return the place of chunk `number`, None if it has no data."""
-        place = bisect_left(self._numbers, number)
-        found = place < len(self._numbers) and self._numbers[place] == number
-        return place if found else None
+    def within(self, offset: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+        """Yield (place of the chunk, in its content, offset, size) of what is used of a range."""
+        extent = max(bisect_right(self._starts, offset) - 1, 0)
+        while extent < len(self._starts) and self._starts[extent] < end:
+            start = self._starts[extent]
+            low, high = max(start, offset), min(start + self._sizes[extent], end)
+            if low < high:
+                place = bisect_right(self._first, extent) - 1
+                yield place, self._places[extent] + low - start, low, high - low
+            extent += 1
 
     def entry(self, place: int) -> IndexEntry:
         """Return the entry at `place`, without its content digest, which no reader needs."""
-        start = self._numbers[place] * CHUNK_BYTES
         runs = range(self._first[place], self._first[place + 1])
         digest = self._digests[place * _DIGEST_BYTES : (place + 1) * _DIGEST_BYTES]
         return IndexEntry(
             number=self._numbers[place],
-            extents=tuple((start + self._starts[n], self._sizes[n]) for n in runs),
+            extents=tuple((self._starts[n], self._sizes[n]) for n in runs),
             pack=self._packs[place],
             offset=self._offsets[place],
             stored_bytes=self._stored[place],
@@ -89,34 +95,13 @@ class CompactIndex:
         self._offsets.append(entry.offset)
         self._stored.append(entry.stored_bytes)
         self._digests += bytes.fromhex(stored_digest)
+        at = 0
         for offset, size in entry.extents:
-            self._starts.append(offset - entry.number * CHUNK_BYTES)
+            self._starts.append(offset)
             self._sizes.append(size)
+            self._places.append(at)
+            at += size
         self._first.append(len(self._starts))
-
-
-@dataclass(frozen=True, slots=True)
-class _Chunk:
-    """A chunk's used bytes, back to back: extent k begins at `starts[k]` of the chunk."""
-
-    starts: tuple[int, ...]
-    sizes: tuple[int, ...]
-    places: tuple[int, ...]
-    content: bytes
-
-    def copy_into(self, buffer: memoryview, begin: int) -> None:
-        """Put what is used from `begin` (in the chunk) on into `buffer`, which is zeros."""
-        end = begin + len(buffer)
-        number = max(bisect_right(self.starts, begin) - 1, 0)
-        for start, size, place in zip(
-            self.starts[number:], self.sizes[number:], self.places[number:], strict=True
-        ):
-            if start >= end:
-                return
-            low, high = max(start, begin), min(start + size, end)
-            if low < high:
-                at = place + low - start
-                buffer[low - begin : high - begin] = self.content[at : at + high - low]
 
 
 @dataclass(slots=True)
@@ -124,7 +109,7 @@ class _Wanted:
     """A chunk on its way. `error` is why it will not come."""
 
     number: int
-    chunk: _Chunk | None = None
+    chunk: bytes | None = None
     error: AgentError | None = None
     is_done: bool = False
 
@@ -177,7 +162,7 @@ class VolumeView:
         self._packs = template.data_of(volume_id).packs
         self._cache_bytes = cache_bytes
         self._lanes = lanes
-        self._cached: OrderedDict[int, _Chunk] = OrderedDict()
+        self._cached: OrderedDict[int, bytes] = OrderedDict()
         self._held = 0
         self._coming: dict[int, _Wanted] = {}
         self._queue: deque[_Wanted] = deque()
@@ -231,18 +216,12 @@ class VolumeView:
         if offset < 0 or size < 0 or offset + size > self.size_bytes:
             raise ValueError(f"{offset}+{size} is outside of {self.size_bytes} bytes")
         data = bytearray(size)
-        target = memoryview(data)
-        at = offset
-        while at < offset + size:
-            number, begin = divmod(at, CHUNK_BYTES)
-            length = min(CHUNK_BYTES - begin, offset + size - at)
-            place = self._index.find(number)
-            if place is not None:
-                self._chunk(place).copy_into(target[at - offset : at - offset + length], begin)
-            at += length
+        for place, at, start, length in self._index.within(offset, offset + size):
+            content = self._chunk(place)
+            data[start - offset : start - offset + length] = content[at : at + length]
         return data
 
-    def _chunk(self, place: int) -> _Chunk:
+    def _chunk(self, place: int) -> bytes:
         """Return a chunk with data, once it is there."""
         with self._changed:
             self._fetch_ahead(place)
@@ -311,19 +290,12 @@ class VolumeView:
             with self._changed:
                 self._settle(wanted)
 
-    def _fetched(self, lane: Lane, entry: IndexEntry) -> _Chunk:
+    def _fetched(self, lane: Lane, entry: IndexEntry) -> bytes:
         run = ChunkRun(self._packs[entry.pack], (entry,))
-        start = entry.number * CHUNK_BYTES
-        places: list[int] = []
-        at = 0
-        for _, size in entry.extents:
-            places.append(at)
-            at += size
         content = b""
         for _, found in lane.contents(run):
             content = bytes(found)
-        starts = tuple(offset - start for offset, _ in entry.extents)
-        return _Chunk(starts, tuple(size for _, size in entry.extents), tuple(places), content)
+        return content
 
     def _settle(self, wanted: _Wanted) -> None:
         """Give the chunk to those who wait for it, and keep it. With the lock."""
@@ -332,10 +304,10 @@ class VolumeView:
         if wanted.chunk is not None:
             self._counts.chunks += 1
             self._cached[wanted.number] = wanted.chunk
-            self._held += len(wanted.chunk.content)
+            self._held += len(wanted.chunk)
             while self._held > self._cache_bytes and len(self._cached) > 1:
                 _, old = self._cached.popitem(last=False)
-                self._held -= len(old.content)
+                self._held -= len(old)
         self._changed.notify_all()
 
     def _keep(self) -> None:

@@ -30,6 +30,7 @@ BENCHES: Final[Mapping[str, Bench]] = {
     f"incremental_bytes_{PERCENT}pct": incremental,
     **{f"peak_memory_{way}_{size}": memory for size in SIZES for way in ("capture", "deploy")},
     "disk_size_flatness": flatness,
+    "disk_size_flatness_ext4": flatness,
     "per_chunk_python_us": per_chunk,
 }
 

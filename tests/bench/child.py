@@ -18,6 +18,7 @@ from agent.store.registry import RegistryClient
 from agent.store.sources import open_source
 from agent.store.target import FolderTarget, RegistryTarget, Target
 from agent.store.template import open_template
+from agent.stream import chunks
 from agent.stream.capture import capture_template
 from agent.stream.chunks import VolumeSource
 from agent.stream.restore import restore_volume
@@ -87,6 +88,7 @@ def capture_extents(url: str, repository: str, disk: str, runs: str, packs: str)
     path = Path(disk)
     volume = make_volume(path.stat().st_size)
     source = VolumeSource(volume, path, 0, listed(Path(runs)))
+    chunks.SPAN_LEVELS = 0  # as on a full disk: each window of it has a chunk, however little
     client, config = RegistryClient(url, repository), make_config(volume)
     done = capture_template(
         RegistryTarget(client), config, [source], tag="latest", pack_bytes=int(packs)

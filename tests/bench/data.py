@@ -31,6 +31,8 @@ MKFS: Final = ("-F", "-q", "-U", UUID, "-E", f"hash_seed={HASH_SEED},lazy_itable
 SUBSET_BYTES: Final = 1 * GiB
 WIDE_BYTES: Final = 16 * TiB - 1 * GiB
 """Just below what a file on ext4 can have."""
+WIDE_MKFS: Final = (*MKFS, "-J", "size=64")
+"""The journal that the small disk has by default."""
 XFS_MKFS: Final = ("-q", "-f", "-m", f"uuid={UUID}", "-l", "size=64m")
 """A log of the same size for any disk: beside it, what XFS keeps of a disk hardly grows with it."""
 
@@ -68,6 +70,13 @@ def xfs_images() -> XfsImages:
     key = key_of(str(small), WIDE_BYTES, XFS_MKFS)
     folder = made_once("bench-xfs", key, lambda at: make_xfs_images(at, small))
     return XfsImages(folder / "small.img", folder / "wide.img")
+
+
+def wide_ext4() -> Path:
+    """Return an ext4 of WIDE_BYTES with the files of `Images.small`, made on the first call."""
+    small = images().small
+    key = key_of(str(small), WIDE_BYTES, WIDE_MKFS)
+    return made_once("bench-wide", key, lambda at: make_wide_ext4(at, small)) / "wide.img"
 
 
 def make_images(folder: Path) -> None:
@@ -127,9 +136,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 def make_xfs_images(folder: Path, small: Path) -> None:
     tree = folder / "tree"
-    tree.mkdir()
-    words = ["debugfs", "-R", f"rdump /usr {tree}", str(small)]
-    subprocess.run(words, check=True, capture_output=True, stdin=subprocess.DEVNULL)
+    files_of(small, tree)
     listed = folder / "files"
     listed.write_text("".join(f"{line}\n" for line in _prototype(tree)))
     for name, size_bytes in (("small.img", 4 * GiB), ("wide.img", WIDE_BYTES)):
@@ -138,6 +145,20 @@ def make_xfs_images(folder: Path, small: Path) -> None:
         words = ["mkfs.xfs", *XFS_MKFS, "-p", str(listed), str(folder / name)]
         subprocess.run(words, check=True, stdin=subprocess.DEVNULL)
     shutil.rmtree(tree)
+
+
+def make_wide_ext4(folder: Path, small: Path) -> None:
+    tree = folder / "tree"
+    files_of(small, tree)
+    make_ext4(folder / "wide.img", WIDE_BYTES, tree, WIDE_MKFS)
+    shutil.rmtree(tree)
+
+
+def files_of(image: Path, tree: Path) -> None:
+    """Copy what is below /usr out of an ext4."""
+    tree.mkdir()
+    words = ["debugfs", "-R", f"rdump /usr {tree}", str(image)]
+    subprocess.run(words, check=True, capture_output=True, stdin=subprocess.DEVNULL)
 
 
 def _prototype(tree: Path) -> Iterator[str]:
@@ -157,10 +178,10 @@ def _prototype(tree: Path) -> Iterator[str]:
     yield from ("nothing", "0 0", "d--755 0 0", *inside(tree))
 
 
-def make_ext4(image: Path, size_bytes: int, tree: Path) -> None:
+def make_ext4(image: Path, size_bytes: int, tree: Path, options: tuple[str, ...] = MKFS) -> None:
     """Make a clean ext4 in a sparse file that holds `tree`."""
     with image.open("wb") as file:
         file.truncate(size_bytes)
     env = {**os.environ, "SOURCE_DATE_EPOCH": EPOCH, "E2FSPROGS_FAKE_TIME": EPOCH}
-    words = ["mke2fs", "-t", "ext4", *MKFS, "-d", str(tree), str(image)]
+    words = ["mke2fs", "-t", "ext4", *options, "-d", str(tree), str(image)]
     subprocess.run(words, check=True, env=env, stdin=subprocess.DEVNULL)

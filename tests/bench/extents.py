@@ -19,7 +19,8 @@ _GAP_BYTES: Final = 64 * 1024
 
 
 def extents(entries: Iterable[IndexEntry]) -> list[Extent]:
-    return [Extent(offset, size) for entry in entries for offset, size in entry.extents]
+    """Return the used bytes of `entries`, in the order of the volume."""
+    return sorted(Extent(offset, size) for entry in entries for offset, size in entry.extents)
 
 
 def digest_of(path: Path, runs: Sequence[Extent]) -> str:

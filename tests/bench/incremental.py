@@ -5,6 +5,7 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from agent.model.template import IndexEntry
 from agent.store.registry import RegistryClient
 from agent.store.template import open_template
 from tests.bench.extents import change, draw
@@ -33,13 +34,12 @@ def incremental(setting: Setting, names: Sequence[str]) -> Iterator[Line]:
     with netboot(store) as url:
         setting.child("capture", url, REPOSITORY, data.image, TAG)
         client = RegistryClient(url, REPOSITORY)
-        before = list(open_template(client, TAG).entries("root")[1])
+        before = stored_chunks(client, TAG)
         changed = draw([entry for entry in before if _is_data(entry.extents)], PERCENT)
         for run in range(setting.rounds):
             change(image, changed, seed=random.Random(run).randrange(2**32))
             _, answer = setting.child("capture", url, REPOSITORY, image, f"run-{run}", TAG)
-            found = open_template(client, f"run-{run}").entries("root")[1]
-            after = {entry.number: entry for entry in found}
+            after = {entry.number: entry for entry in stored_chunks(client, f"run-{run}")}
             differ = [
                 after[entry.number]
                 for entry in before
@@ -56,6 +56,10 @@ def incremental(setting: Setting, names: Sequence[str]) -> Iterator[Line]:
     peer = Peer("stored bytes of the changed chunks", floats(stored))
     note = "packs and index; the parent is in the same repository"
     yield Line(names[0], "B", floats(uploaded), TARGET, words, peer, note)
+
+
+def stored_chunks(client: RegistryClient, tag: str) -> list[IndexEntry]:
+    return [one for one in open_template(client, tag).entries("root")[1] if one.pack >= 0]
 
 
 def _is_data(extents: Sequence[tuple[int, int]]) -> bool:

@@ -17,7 +17,7 @@ from agent.store.registry import RegistryClient
 from agent.store.target import FolderTarget
 from agent.store.template import Template, open_template
 from agent.store.transfer import copy_template
-from tests.bench.data import images, xfs_images
+from tests.bench.data import images, wide_ext4, xfs_images
 from tests.bench.rounds import BenchFailed, say, timed, timed_pipe
 from tests.bench.servers import nginx
 from tests.contracts.registries import netboot
@@ -71,6 +71,10 @@ class Setting:
     @cached_property
     def wide_xfs(self) -> Data:
         return Data("wide-xfs", xfs_images().wide, "the same 1 GiB on an XFS of just below 16 TiB")
+
+    @cached_property
+    def wide(self) -> Data:
+        return Data("wide", wide_ext4(), "the same 1 GiB on an ext4 of just below 16 TiB")
 
     def url_of(self, path: Path) -> str:
         """Return where nginx serves a file or folder of the cache."""

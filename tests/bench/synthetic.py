@@ -23,7 +23,7 @@ from agent.model.template import (
     IndexHead,
     Manifest,
 )
-from agent.store.digests import CHUNK_DIGESTS, DIGEST, zeros_digest
+from agent.store.digests import CHUNK_DIGESTS, DIGEST
 from agent.store.index import IndexWriter
 from agent.store.layout import LayoutFolder
 from agent.store.pack import Encoder
@@ -94,8 +94,7 @@ class _Maker:
             at = number * CHUNK_BYTES
             size = stored(number)
             if not size:
-                whole = zeros_digest(DIGEST, CHUNK_BYTES)
-                yield IndexEntry(number, ((at, CHUNK_BYTES),), -1, 0, 0, None, whole)
+                yield IndexEntry(number, ((at, CHUNK_BYTES),), -1, 0, 0, None, None)
                 continue
             content = self._noise.randbytes(size)
             frame = self._encoder.encode(content)

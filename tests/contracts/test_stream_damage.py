@@ -287,10 +287,10 @@ def test_what_is_no_template_is_refused(world: World) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        (b'"format":5', b'"format":6', "format 6 is newer than this release, which reads 5"),
-        (b'"format":5', b'"format":0', "there is no format 0"),
-        (b'"format":5', b'"format":NaN', "config"),
-        (b'"format":5', b'"format":5,"more":1', "unknown field `more`"),
+        (b'"format":6', b'"format":7', "format 7 is newer than this release, which reads 6"),
+        (b'"format":6', b'"format":0', "there is no format 0"),
+        (b'"format":6', b'"format":NaN', "config"),
+        (b'"format":6', b'"format":6,"more":1', "unknown field `more`"),
         (b'"size_bytes":13631488', b'"size_bytes":-1', r"\$.layout.volumes\[0\].size_bytes"),
     ],
 )

@@ -9,6 +9,7 @@ import fcntl
 import os
 import random
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from agent.errors import DiskError
 from agent.model.job import Verify
 from agent.model.template import CHUNK_BYTES
 from agent.store.template import Template, open_template
+from agent.stream import chunks
 from agent.stream.chunks import VolumeSource
 from agent.stream.restore import restore_volume
 from agent.stream.verify import verify_volume
@@ -125,6 +127,14 @@ class World:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """A volume with a little in each of its chunks: sectors, odd bytes, many runs, zeros."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chunks, "SPAN_LEVELS", 0)  # a chunk of each window, as if all were full
+        with make_world(tmp_path_factory) as found:
+            yield found
+
+
+@contextmanager
+def make_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     dice = draw("readback")
     folder = tmp_path_factory.mktemp("readback")
     data: dict[Extent, bytes] = {}
@@ -198,6 +208,23 @@ def test_a_full_read_back_finds_each_spoilt_write(world: World, kind: str) -> No
     tried(cases, f"writes that were {kind}")
 
 
+def test_a_spoilt_write_of_a_chunk_of_many_windows_is_found(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chunks, "SPAN_LEVELS", 14)
+    with make_world(tmp_path_factory) as world:
+        monkeypatch.setattr(os, "pwritev", world.disk.write)
+        world.restore()
+        assert world.verify(Verify.FULL) < 5
+        writes = tuple(world.disk.writes)
+        for number in draw("wide").sample(range(len(writes)), 20):
+            if any(content_at(world, writes[number])):
+                world.disk.at, world.disk.spoil = number, dropped
+                world.restore()
+                with pytest.raises(DiskError, match=r"chunk \d+ of root differs"):
+                    world.verify(Verify.FULL)
+
+
 def content_at(world: World, where: Extent) -> bytes:
     for run, content in world.data.items():
         start = where.offset - BASE - run.offset
@@ -208,9 +235,9 @@ def content_at(world: World, where: Extent) -> bytes:
 
 def test_a_sample_always_has_the_first_and_the_last_chunk(world: World) -> None:
     world.restore()
-    chunks = [(write.offset - BASE) // CHUNK_BYTES for write in world.disk.writes]
+    windows = [(write.offset - BASE) // CHUNK_BYTES for write in world.disk.writes]
     for chunk in (0, CHUNKS - 1):
-        number = chunks.index(chunk)
+        number = windows.index(chunk)
         world.disk.at, world.disk.spoil = number, with_a_flipped_bit
         world.restore()
         for seed in range(20):

@@ -175,14 +175,19 @@ def test_a_target_too_small_is_refused_before_the_first_file(
 def test_a_flipped_bit_is_an_io_error_and_its_reason(captured: Captured, tmp_path: Path) -> None:
     registry, run = captured.registry, Run()
     template = captured.template
-    number = None
     with VolumeView(template, "root") as view:
-        for at in range(0, SOURCE_BYTES, CHUNK_BYTES):
-            if BIG[10 * MiB : 10 * MiB + 512] in view.read(at, CHUNK_BYTES):
-                number = at // CHUNK_BYTES
-    assert number is not None
-    _, entries = template.entries("root")
-    entry = next(entry for entry in entries if entry.number == number)
+        wanted = BIG[10 * MiB : 10 * MiB + 512]
+        found_at = (
+            at + view.read(at, CHUNK_BYTES).find(wanted)
+            for at in range(0, SOURCE_BYTES, CHUNK_BYTES)
+            if wanted in view.read(at, CHUNK_BYTES)
+        )
+        place = next(found_at)
+    (entry,) = (
+        entry
+        for entry in template.entries("root")[1]
+        if any(offset <= place < offset + size for offset, size in entry.extents)
+    )
     pack = template.data_of("root").packs[entry.pack]
     good = registry.blobs[pack.digest]
     registry.blobs[pack.digest] = flipped(good, entry.offset + entry.stored_bytes // 2, 3)
@@ -198,7 +203,7 @@ def test_a_flipped_bit_is_an_io_error_and_its_reason(captured: Captured, tmp_pat
                 copy_tree(run, source, top)
             found = reasons(info.value)
             assert "big" in found[0]
-            assert f"chunk {number} (" in found[1]
+            assert f"chunk {entry.number} (" in found[1]
             assert pack.digest[:19] in found[1]
             assert captured.url in found[1]
             assert is_none_left()

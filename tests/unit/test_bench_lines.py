@@ -13,7 +13,7 @@ PROMISED = {
     *(f"redeploy_{what}_{percent}pct" for what in ("bytes", "time") for percent in (1, 5, 20)),
     "incremental_bytes_5pct",
     *(f"peak_memory_{way}_{size}" for way in ("capture", "deploy") for size in ("1g", "6g", "2t")),
-    *("disk_size_flatness", "per_chunk_python_us"),
+    *("disk_size_flatness", "disk_size_flatness_ext4", "per_chunk_python_us"),
 }
 
 

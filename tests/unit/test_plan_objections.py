@@ -74,7 +74,7 @@ OBJECTIONS: dict[str, tuple[dict[str, Any], str]] = {
         {"template": make_template(source=make_inventory(arch="aarch64"))},
         "this machine is x86_64, demo was captured on aarch64",
     ),
-    "format": ({"template": make_template(format=6)}, "template format 6, this agent reads 1 to 5"),
+    "format": ({"template": make_template(format=7)}, "template format 7, this agent reads 1 to 6"),
     "too small": (
         {"drive": make_drive(size_bytes=2 * GiB)},
         r"demo needs 3\.3 GiB \(\d+ bytes\) \(partition 4 ends at .*\), "

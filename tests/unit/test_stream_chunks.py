@@ -8,11 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.errors import AgentError
+from agent.model.extents import Extents
 from agent.model.layout import Raw, Volume
 from agent.model.template import CHUNK_BYTES, PACK_TYPE, Descriptor, IndexEntry
 from agent.store.template import VolumeBlobs
 from agent.stream.blocks import overlap, without
-from agent.stream.chunks import Chunk, VolumeSource, chunks_of
+from agent.stream.chunks import Chunk, VolumeSource, chunks_of, count_chunks
 from agent.stream.fetch import RUN_BYTES, in_runs
 from agent.stream.verify import sample
 from agent.units import Extent, MiB
@@ -20,12 +21,14 @@ from agent.units import Extent, MiB
 HEX = "ab" * 32
 
 
-def make_source(*used: Extent, blank: tuple[Extent, ...] = ()) -> VolumeSource:
+def make_source(
+    *used: Extent, blank: tuple[Extent, ...] = (), size_bytes: int = 100 * MiB
+) -> VolumeSource:
     volume = Volume(
         id="root",
         on="disk0",
         content=Raw(),
-        size_bytes=100 * MiB,
+        size_bytes=size_bytes,
         used_bytes=0,
         minimum_bytes=100 * MiB,
     )
@@ -33,11 +36,82 @@ def make_source(*used: Extent, blank: tuple[Extent, ...] = ()) -> VolumeSource:
 
 
 def test_extents_are_cut_at_chunks_and_join_where_they_touch() -> None:
-    used = (Extent(0, 512), Extent(512, 512), Extent(CHUNK_BYTES - 512, 1024))
+    used = (Extent(0, 512), Extent(512, 512), Extent(4096, 2 * CHUNK_BYTES - 4096))
     assert list(chunks_of(make_source(*used))) == [
-        Chunk(0, (Extent(0, 1024), Extent(CHUNK_BYTES - 512, 512))),
-        Chunk(1, (Extent(CHUNK_BYTES, 512),)),
+        Chunk(0, (Extent(0, 1024), Extent(4096, CHUNK_BYTES - 4096))),
+        Chunk(1, (Extent(CHUNK_BYTES, CHUNK_BYTES),)),
     ]
+
+
+def test_where_little_is_used_a_chunk_reaches_further() -> None:
+    """Spans of a power of two windows: what changes in one leaves the others as they were."""
+    far = [Extent(number * CHUNK_BYTES, 1 * MiB) for number in (1, 2, 3, 7, 8, 9, 10, 12, 20)]
+    assert [
+        (chunk.number, [run.offset // CHUNK_BYTES for run in chunk.extents])
+        for chunk in chunks_of(make_source(*far))
+    ] == [(1, [1, 2, 3, 7]), (8, [8, 9, 10, 12]), (20, [20])]
+    full = [Extent(5 * CHUNK_BYTES, CHUNK_BYTES)]
+    assert [
+        (chunk.number, [run.offset // CHUNK_BYTES for run in chunk.extents])
+        for chunk in chunks_of(make_source(*sorted(far + full)))
+    ] == [(1, [1, 2, 3]), (5, [5]), (7, [7]), (8, [8, 9, 10, 12]), (20, [20])]
+
+
+windows = st.lists(
+    st.tuples(
+        st.integers(0, 24) | st.integers(2**14 - 4, 2**14 + 4),
+        st.integers(1, 8),
+        st.integers(0, 8),
+    ),
+    max_size=24,
+    unique_by=lambda window: window[0],
+).map(sorted)
+
+
+@given(windows)
+def test_chunks_are_those_of_the_largest_spans_that_hold_little(
+    content: list[tuple[int, int, int]],
+) -> None:
+    """The same by its definition: halve an aligned span until what is in it is little enough."""
+    eighth = CHUNK_BYTES // 8
+    used: list[Extent] = []
+    zeros: list[Extent] = []
+    for number, data, blank in content:
+        blank = min(blank, 8 - data)
+        used.append(Extent(number * CHUNK_BYTES, (data + blank) * eighth))
+        if blank:
+            zeros.append(Extent(number * CHUNK_BYTES + data * eighth, blank * eighth))
+
+    def spans(first: int, level: int) -> list[list[tuple[int, int, int]]]:
+        inside = [one for one in content if first <= one[0] < first + 2**level]
+        if level == 0 or sum(data for _, data, _ in inside) <= 8:
+            return [inside] if inside else []
+        half = 2 ** (level - 1)
+        return spans(first, level - 1) + spans(first + half, level - 1)
+
+    expected = []
+    for span in (*spans(0, 14), *spans(2**14, 14)):
+        size = sum(data for _, data, _ in span)
+        blanks = sum(min(blank, 8 - data) for _, data, blank in span)
+        expected.append((span[0][0], False, size * eighth))
+        if blanks:
+            expected.append((span[0][0], True, blanks * eighth))
+    source = replace(make_source(*used, size_bytes=2**15 * CHUNK_BYTES), zeros=zeros)
+    found = [(chunk.number, chunk.is_zeros, chunk.size) for chunk in chunks_of(source)]
+    assert found == expected
+    assert count_chunks(source) == len(found)
+    runs = sorted(run for chunk in chunks_of(source) for run in chunk.extents)
+    assert Extents(runs) == Extents(used)
+
+
+def test_a_chunk_of_several_windows_has_not_too_many_runs_and_not_too_many_zeros() -> None:
+    runs = [Extent(at * 65536, 4096) for at in range(1000)]
+    sizes = [len(chunk.extents) for chunk in chunks_of(make_source(*runs))]
+    assert sizes == [256, 256, 256, 232]
+    whole = (Extent(0, 400 * MiB),)
+    source = replace(make_source(*whole, size_bytes=400 * MiB), zeros=whole)
+    sizes = [chunk.size for chunk in chunks_of(source)]
+    assert sizes == [256 * MiB, 144 * MiB]
 
 
 def test_a_chunk_knows_what_is_blank_in_it() -> None:
@@ -130,4 +204,13 @@ def test_chunks_of_known_zeros_are_marked_and_no_others() -> None:
     used = (Extent(0, 3 * CHUNK_BYTES), Extent(4 * CHUNK_BYTES, 8192))
     zeros = (Extent(CHUNK_BYTES - 4096, CHUNK_BYTES + 4096), Extent(4 * CHUNK_BYTES, 4096))
     source = replace(make_source(*used), zeros=zeros)
-    assert [chunk.is_zeros for chunk in chunks_of(source)] == [False, True, False, False]
+    assert [chunk.is_zeros for chunk in chunks_of(source)] == [False, True, False, False, True]
+
+
+def test_known_zeros_are_whole_pages() -> None:
+    """Beside what is read and written in its own way, no page is in two chunks."""
+    used = (Extent(1024, 20 * 1024), Extent(65536, 4096))
+    source = replace(make_source(*used), zeros=(Extent(3072, 1024), Extent(6144, 59392)))
+    data, zeros = chunks_of(source)
+    assert zeros.extents == (Extent(8192, 12 * 1024),)
+    assert data.extents == (Extent(1024, 7 * 1024), Extent(20 * 1024, 1024), Extent(65536, 4096))

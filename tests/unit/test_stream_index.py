@@ -89,11 +89,11 @@ def edit(line: int, place: Any, value: Any) -> Callable[[list[Any]], None]:
 
 
 BAD = {
-    "newer format": (edit(0, "format", 6), "line 1: format 6 needs a newer release"),
+    "newer format": (edit(0, "format", 7), "line 1: format 7 needs a newer release"),
     "no such format": (edit(0, "format", 0), "line 1: there is no format 0"),
     "other chunks": (edit(0, "chunk_bytes", 65536), "line 1: chunks of 65536 bytes"),
     "other digest": (edit(0, "content_digest", "md5"), "line 1: unknown content digest 'md5'"),
-    "too many chunks": (edit(0, "chunks", 26), "line 1: 26 chunks do not fit"),
+    "too many chunks": (edit(0, "chunks", 51), "line 1: 51 chunks do not fit"),
     "huge volume": (edit(0, "volume_bytes", 2**63), "line 1: Expected `int` <= 9223372036854775"),
     "negative volume": (edit(0, "volume_bytes", -1), "line 1: Expected `int` >= 0"),
     "unknown field": (edit(0, "extra", 1), "line 1: .*unknown field `extra`"),
@@ -107,8 +107,12 @@ BAD = {
     "negative extent": (edit(1, 1, [[-512, 512]]), "line 2: Expected `int` >= 0"),
     "2^63": (edit(1, 1, [[0, 2**63 - 1]]), "line 2: extent 0.9223372036854775807 is outside"),
     "beyond 2^63": (edit(1, 1, [[0, 2**64]]), "line 2: "),
-    "other chunk's": (edit(1, 1, [[CHUNK_BYTES, 512]]), "line 2: extent .* is outside of chunk 0"),
-    "over the border": (edit(1, 1, [[4096, CHUNK_BYTES]]), "line 2: extent .* is outside"),
+    "the chunk's before": (edit(2, 1, [[0, 512]]), "line 3: extent 0.512 lies before chunk 1"),
+    "into the next": (edit(1, 1, [[4096, CHUNK_BYTES]]), "chunk 1 begins before 4198400, where"),
+    "more than a chunk": (
+        edit(2, 1, [[CHUNK_BYTES, 4096], [2 * CHUNK_BYTES, CHUNK_BYTES]]),
+        "line 3: 4198400 bytes of content, at most 4194304 may be",
+    ),
     "over the volume": (edit(4, 1, [[100 * MiB - 512, 1024]]), "line 5: extent .* is outside"),
     "overlap": (
         edit(1, 1, [[0, 4096], [512, 4096]]),
@@ -121,7 +125,8 @@ BAD = {
     "text": (edit(1, 3, "0"), "line 2: Expected `int`, got `str`"),
     "zeros with bytes": (edit(3, 4, 7), "line 4: a chunk of zeros has no place"),
     "zeros with a digest": (edit(3, 5, HEX), "line 4: a chunk of zeros has no place"),
-    "stored without digest": (edit(1, 5, None), "line 2: a stored chunk has a digest"),
+    "stored without digest": (edit(1, 5, None), "line 2: a stored chunk has two digests"),
+    "stored without content digest": (edit(1, 6, None), "line 2: a stored chunk has two digests"),
     "nothing stored": (edit(1, 4, 0), "line 2: 0 stored bytes"),
     "too much stored": (edit(1, 4, 5 * MiB), "line 2: 5242880 stored bytes, at most"),
     "bad digest": (edit(1, 6, "AB" * 32), "line 2: Expected `str` matching"),
@@ -143,6 +148,41 @@ def test_a_broken_rule_is_named(name: str) -> None:
     change, message = BAD[name]
     lines = make_lines()
     change(lines)
+    with pytest.raises(TemplateError, match=message):
+        read_all(written(lines))
+
+
+def beside(*zeros: tuple[int, int]) -> list[Any]:
+    """Zeros right after the first chunk, which stores 0 to 4096 and 8192 to 8704."""
+    lines = make_lines()
+    lines.insert(2, [0, [list(run) for run in zeros], -1, 0, 0, None, None])
+    lines[0]["chunks"] += 1
+    return lines
+
+
+def test_zeros_may_lie_in_between_what_is_stored() -> None:
+    lines = beside((4096, 4096), (12288, CHUNK_BYTES - 12288))
+    assert [entry.pack for entry in read_all(written(lines))] == [3, -1, 3, -1, 4]
+    lines[4][1] = [[2 * CHUNK_BYTES, 20 * CHUNK_BYTES]]
+    assert len(read_all(written(lines))) == 5
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (beside((8192, 4096)), "line 3: zeros beside chunk 0 overlap what it stores, at 8192"),
+        (beside((4096, 8192)), "line 3: zeros beside chunk 0 overlap what it stores, at 8192"),
+        (beside((0, 16384)), "line 3: zeros beside chunk 0 overlap what it stores, at"),
+        (beside((8704, 3584)), "line 3: zeros beside chunk 0 begin or end at 8704"),
+        (beside((12288, 512)), "line 3: zeros beside chunk 0 begin or end at 12800"),
+        (beside((12288, CHUNK_BYTES)), "line 4: chunk 1 begins before 4206592"),
+        (
+            [*make_lines()[:4], [2, [[3 * CHUNK_BYTES, 512]], -1, 0, 0, None, None]],
+            "line 5: chunk 2 comes after chunk 2",
+        ),
+    ],
+)
+def test_zeros_that_cannot_be_are_refused(lines: list[Any], message: str) -> None:
     with pytest.raises(TemplateError, match=message):
         read_all(written(lines))
 
