@@ -159,6 +159,19 @@ def million(lines: list[Any]) -> None:
     ]
 
 
+def with_zeros(maker: Maker, offset: int, size: int) -> str:
+    """Return a template with zeros beside the first stored chunk, `offset` behind its start."""
+
+    def change(lines: list[Any]) -> None:
+        place = stored_line(maker)
+        number, ((start, _), *_) = lines[place][:2]
+        zeros = [number, [[start + offset, size]], -1, 0, 0, None, None]
+        lines.insert(place + 1, zeros)
+        lines[0]["chunks"] += 1
+
+    return maker.text(change)
+
+
 def with_field(maker: Maker, at: int, value: int) -> str:
     return maker.text(put(stored_line(maker), at, value))
 
@@ -195,6 +208,10 @@ INDEX: dict[str, Callable[[Maker], str]] = {
     "extents backwards": lambda maker: maker.text(put(1, 1, [[8192, 512], [0, 512]])),
     "unsorted": lambda maker: maker.text(swapped),
     "a chunk twice": lambda maker: maker.text(doubled),
+    "a chunk of two windows, full": lambda maker: maker.text(put(1, 1, [[0, 2 * CHUNK_BYTES]])),
+    "zeros over what is stored": partial(with_zeros, offset=4096, size=4096),
+    "zeros in a part of a page": partial(with_zeros, offset=512, size=512),
+    "zeros over the next chunk": partial(with_zeros, offset=CHUNK_BYTES, size=CHUNK_BYTES),
     "a million entries": lambda maker: maker.text(million),
     "an overlap in a pack": lambda maker: maker.text(put(stored_line(maker, 1), 3, 1)),
     "NaN": lambda maker: maker.text(raw(1, b'[NaN,[[0,512]],-1,0,0,null,"%s"]' % HEX.encode())),
