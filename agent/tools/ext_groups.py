@@ -153,19 +153,23 @@ class Groups:
 
 
 class Reader:
-    """Reads small pieces of one device; neighbours come out of one read."""
+    """Reads small pieces of one device; a neighbour, and those behind it, come out of one read."""
 
     def __init__(self, fd: int, device: Path) -> None:
         self.device = device
         self._fd = fd
         self._at = 0
+        self._end = -1
+        """Where what was asked for last ended: what begins there may go on so."""
         self._window = b""
 
     def read(self, offset: int, size: int) -> bytes:
         start = offset - self._at
+        ahead = _WINDOW_BYTES if offset == self._end else 0
+        self._end = offset + size
         if not 0 <= start <= len(self._window) - size:
             try:
-                self._window = os.pread(self._fd, max(size, _WINDOW_BYTES), offset)
+                self._window = os.pread(self._fd, max(size, ahead), offset)
             except OSError as error:
                 raise DiskError(
                     f"cannot read {self.device} at {offset}: {error.strerror}"
