@@ -71,7 +71,7 @@ def test_no_copy_on_write_is_kept_or_said(kind: str, tmp_path: Path) -> None:
     [
         ("xfs", "xfs"),
         pytest.param("btrfs", "xfs", marks=pytest.mark.full),
-        ("xfs", "ext4"),
+        pytest.param("xfs", "ext4", marks=pytest.mark.full),
     ],
 )
 def test_reflinks_share_again_where_they_can(kind: str, to: str, tmp_path: Path) -> None:

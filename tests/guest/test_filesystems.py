@@ -173,7 +173,7 @@ def copy_used(device: Path, target: Path, content: Content) -> int:
 
 
 # The long matrix has these too; the short one has their sisters.
-LONG = ("ext3", "btrfs-groups", "fat16")
+LONG = ("ext3", "xfs-v4", "btrfs-groups", "fat16")
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,6 @@ __all__ = ["bench"]
 SHORT = (
     "xfs to a smaller xfs",
     "RAID 1 to one smaller disk",
-    "plain to LUKS",
 )
 
 

@@ -170,7 +170,9 @@ def test_no_more_is_promised_than_is_there(
         arrays.stop(RUN, Path("/dev/md100"))
 
 
-@pytest.mark.parametrize("metadata", [MdMetadata.V1_1, MdMetadata.V1_2])
+@pytest.mark.parametrize(
+    "metadata", [pytest.param(MdMetadata.V1_1, marks=pytest.mark.full), MdMetadata.V1_2]
+)
 @pytest.mark.parametrize("level", [MdLevel.RAID1, MdLevel.RAID5, MdLevel.RAID10])
 def test_data_of_an_older_mdadm_fit_disks_of_the_same_size(
     level: MdLevel, metadata: MdMetadata, loops: Loops

@@ -82,7 +82,9 @@ def test_flags_labels_and_contents(bench: Bench, tmp_path: Path) -> None:
         assert os.getxattr(where / "etc/hostname", "security.selinux") == ETC
 
 
-@pytest.mark.parametrize("verify", [Verify.FULL, Verify.SAMPLE])
+@pytest.mark.parametrize(
+    "verify", [pytest.param(Verify.FULL, marks=pytest.mark.full), Verify.SAMPLE]
+)
 def test_a_copy_that_went_bad_is_named(
     verify: Verify, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -335,7 +335,7 @@ NEW = (
 )
 
 
-SHORT = (*tuple(PASTS)[::3], "vg in gpt", "imsm on the disk")
+SHORT = (*tuple(PASTS)[::5], "vg in gpt", "imsm on the disk")
 """Those of the short run: some of each kind. The long matrix has the others."""
 
 

@@ -70,7 +70,7 @@ class Captured:
         return open_template(self.client, self.digest)
 
 
-@pytest.fixture(scope="module", params=["ext4", "xfs"])
+@pytest.fixture(scope="module", params=[pytest.param("ext4", marks=FULL), "xfs"])
 def captured(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Captured]:

@@ -15,7 +15,7 @@ from tests.harness.image import boot_image
 from tests.harness.machine import Disk, Firmware, Hardware, Kernel, Machine, Nic
 from tests.harness.server import Server
 
-pytestmark = [pytest.mark.qemu, pytest.mark.alone]
+pytestmark = pytest.mark.qemu
 
 MAC = "52:54:00:12:34:0a"
 BOOT_S, ANSWER_S, CAPTURE_S = 320, 120, 600
