@@ -259,11 +259,11 @@ class ChunkWriter:
         self._disk.write(start, pieces, direct=is_direct)
 
     def write_zeros(self, runs: Sequence[Extent]) -> None:
-        """Make each of `runs`, of any size, read as zeros."""
-        whole = self._goes_direct(runs)
+        """Make each of `runs` read as zeros, of whatever size: by the disk, where it is pages."""
         for run in runs:
             there = Extent(self._base + run.offset, run.size)
-            if whole:
+            pages = not run.offset % mmap.PAGESIZE and not run.size % mmap.PAGESIZE
+            if pages and self._may_direct and self._disk.is_aligned((there,)):
                 self._disk.write_zeros(there, self._zeros)
             else:
                 self._disk.fill(there, self._zeros)

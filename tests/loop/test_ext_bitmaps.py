@@ -11,6 +11,8 @@ import pytest
 from agent.errors import SourceUnfit
 from agent.model.extents import Extents
 from agent.model.layout import Ext
+from agent.model.template import CHUNK_BYTES
+from agent.stream.chunks import VolumeSource, count_chunks
 from agent.tools.ext_bitmaps import ext_map
 from agent.units import GiB, MiB, TiB
 from tests.contracts import stream_builders
@@ -119,6 +121,11 @@ def test_a_sparse_disk_of_fifteen_terabytes_is_read_in_little_time(tmp_path: Pat
     assert found.used.total_bytes < 5 * GiB
     assert found.used[-1].end > 14 * TiB
     assert found.kept.total_bytes < found.used.total_bytes // 5
+    source = VolumeSource(
+        stream_builders.make_volume(15 * TiB), image, 0, found.kept, zeros=found.zeros
+    )
+    assert len({run.offset // CHUNK_BYTES for run in found.kept}) > 7000
+    assert count_chunks(source) < 400
 
 
 @pytest.mark.parametrize(

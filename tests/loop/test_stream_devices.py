@@ -13,7 +13,7 @@ import pytest
 from agent.model.job import Verify
 from agent.store.target import RegistryTarget
 from agent.store.template import open_template
-from agent.stream.blocks import DiskFile
+from agent.stream.blocks import ChunkWriter, DiskFile
 from agent.stream.capture import capture_template
 from agent.stream.chunks import VolumeSource
 from agent.stream.restore import restore_volume
@@ -114,6 +114,22 @@ def test_zeros_are_written_over_what_was_there(tmp_path: Path, sector_bytes: int
     wanted[MiB : 4 * MiB] = bytes(3 * MiB)
     wanted[5 * MiB + 512 : 5 * MiB + 1536] = bytes(1024)
     assert image.read_bytes() == wanted
+
+
+def test_zeros_in_many_places_are_holes_of_a_file(tmp_path: Path) -> None:
+    """As the tables of inodes of a huge ext4 are: gigabytes, if each were written."""
+    image = tmp_path / "disk.img"
+    image.write_bytes(b"\xa5" * 24 * MiB)
+    runs = tuple(Extent(at * MiB, MiB // 2) for at in range(20))
+    with DiskFile(image, writable=True) as file:
+        ChunkWriter(file, MiB).write_zeros((*runs, Extent(21 * MiB + 512, 1024)))
+        file.sync()
+    wanted = bytearray(b"\xa5" * 24 * MiB)
+    for run in runs:
+        wanted[MiB + run.offset : MiB + run.end] = bytes(run.size)
+    wanted[22 * MiB + 512 : 22 * MiB + 1536] = bytes(1024)
+    assert image.read_bytes() == wanted
+    assert image.stat().st_blocks * 512 <= 14 * MiB + 65536
 
 
 def test_a_source_that_the_kernel_holds_read_only_can_be_captured(tmp_path: Path) -> None:
