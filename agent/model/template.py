@@ -11,6 +11,8 @@ from agent.model.nodes import Bytes, NodeId
 from agent.model.wire import Value
 
 FORMAT_VERSION = 6
+SPANS_VERSION = 6
+"""From this format on a chunk may reach over several windows, and zeros have no digest."""
 OLDEST_VERSION = 1
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 ARTIFACT_TYPE = "application/vnd.metalcast.template.v1"

@@ -16,7 +16,7 @@ from agent.model.template import (
     TemplateConfig,
 )
 from agent.model.wire import Value
-from agent.store.digests import CHUNK_DIGESTS, ChunkDigest
+from agent.store.digests import CHUNK_DIGESTS, ChunkDigest, zeros_digest
 from agent.store.pack import MAX_STORED_BYTES, Decoder
 from agent.store.retry import Transient, Tries
 from agent.store.source import BlobSource
@@ -178,7 +178,11 @@ def _check_run(source: BlobSource, run: _Run) -> list[str]:
     digest = CHUNK_DIGESTS[run.algorithm]
     wrong: list[str] = []
     if run.entries[0].pack < 0:
-        return wrong  # zeros are nowhere stored
+        for entry in run.entries:
+            given = entry.content_digest  # before format 6, of no more than a window
+            if given and given != zeros_digest(run.algorithm, entry.content_bytes):
+                wrong.append(f"chunk {entry.number} of {run.volume} is no chunk of zeros")
+        return wrong
     decoder = Decoder()
     stored = memoryview(bytearray(MAX_STORED_BYTES))
     content = memoryview(bytearray(CHUNK_BYTES))

@@ -17,6 +17,7 @@ from agent.model.template import (
     FORMAT_VERSION,
     OLDEST_VERSION,
     PACK_MAX_BYTES,
+    SPANS_VERSION,
     ZEROS_ALIGNMENT,
     IndexEntry,
     IndexHead,
@@ -73,7 +74,8 @@ def read_index(
     known = CHUNK_DIGESTS if head.format > 1 else ("sha256",)
     if head.content_digest not in known:
         _refuse(name, 1, f"unknown content digest {head.content_digest!r}")
-    if head.chunks > 2 * -(-head.volume_bytes // CHUNK_BYTES):
+    most = -(-head.volume_bytes // CHUNK_BYTES) * (1 if head.format < SPANS_VERSION else 2)
+    if head.chunks > most:
         _refuse(name, 1, f"{head.chunks} chunks do not fit in {head.volume_bytes} bytes")
     return head, _entries(lines, name, head, _Rules(head, packs, inherited))
 
@@ -106,6 +108,7 @@ class _Rules:
         self, head: IndexHead, packs: Mapping[int, int] | None, inherited: frozenset[int]
     ) -> None:
         self._volume_bytes = head.volume_bytes
+        self._spans = head.format >= SPANS_VERSION
         self._packs = packs
         self._inherited = inherited
         self._order = iter(packs or {})
@@ -122,17 +125,16 @@ class _Rules:
     def broken_by(self, entry: IndexEntry) -> str | None:
         """Return the rule that `entry` breaks, if any."""
         beside, self._beside = self._beside, entry if entry.pack != _ZERO_PACK else None
-        shares = beside is not None and entry.number == self._number and entry.pack == _ZERO_PACK
-        if entry.number <= self._number and not shares:
-            return f"chunk {entry.number} comes after chunk {self._number}"
         start = entry.number * CHUNK_BYTES
-        if start < self._high and not shares:
-            return f"chunk {entry.number} begins before {self._high}, where the one before ends"
-        self._number = entry.number
-        broken = self._extents(entry, start)
-        if shares and not broken:
-            assert beside is not None
+        broken = None
+        if beside and self._spans and entry.number == self._number and entry.pack == _ZERO_PACK:
             broken = _apart(beside, entry, self._volume_bytes)
+        elif entry.number <= self._number:
+            broken = f"chunk {entry.number} comes after chunk {self._number}"
+        elif start < self._high:
+            broken = f"chunk {entry.number} begins before {self._high}, where the one before ends"
+        self._number = entry.number
+        broken = broken or self._extents(entry, start)
         self._high = max(self._high, sum(entry.extents[-1]))
         return broken or self._place(entry)
 
@@ -146,15 +148,14 @@ class _Rules:
         return None
 
     def _extents(self, entry: IndexEntry, start: int) -> str | None:
+        end = self._volume_bytes if self._spans else min(start + CHUNK_BYTES, self._volume_bytes)
         before = -1
         content = 0
         for offset, size in entry.extents:
             if size == 0:
                 return f"an empty extent at {offset}"
-            if offset < start:
-                return f"extent {offset}+{size} lies before chunk {entry.number}"
-            if offset + size > self._volume_bytes:
-                return f"extent {offset}+{size} is outside of the volume"
+            if offset < start or offset + size > end:
+                return f"extent {offset}+{size} is outside of chunk {entry.number}"
             if offset <= before:
                 return f"extent {offset}+{size} does not lie behind the one before, or touches it"
             before = offset + size
@@ -167,6 +168,8 @@ class _Rules:
         if entry.pack == _ZERO_PACK:
             if entry.offset or entry.stored_bytes or entry.stored_digest is not None:
                 return "a chunk of zeros has no place in a pack"
+            if self._spans != (entry.content_digest is None):
+                return "a chunk of zeros has no digest, and before format 6 that of its content"
             return None
         if entry.stored_digest is None or entry.content_digest is None:
             return "a stored chunk has two digests"

@@ -93,7 +93,7 @@ BAD = {
     "no such format": (edit(0, "format", 0), "line 1: there is no format 0"),
     "other chunks": (edit(0, "chunk_bytes", 65536), "line 1: chunks of 65536 bytes"),
     "other digest": (edit(0, "content_digest", "md5"), "line 1: unknown content digest 'md5'"),
-    "too many chunks": (edit(0, "chunks", 51), "line 1: 51 chunks do not fit"),
+    "too many chunks": (edit(0, "chunks", 26), "line 1: 26 chunks do not fit"),
     "huge volume": (edit(0, "volume_bytes", 2**63), "line 1: Expected `int` <= 9223372036854775"),
     "negative volume": (edit(0, "volume_bytes", -1), "line 1: Expected `int` >= 0"),
     "unknown field": (edit(0, "extra", 1), "line 1: .*unknown field `extra`"),
@@ -107,12 +107,9 @@ BAD = {
     "negative extent": (edit(1, 1, [[-512, 512]]), "line 2: Expected `int` >= 0"),
     "2^63": (edit(1, 1, [[0, 2**63 - 1]]), "line 2: extent 0.9223372036854775807 is outside"),
     "beyond 2^63": (edit(1, 1, [[0, 2**64]]), "line 2: "),
-    "the chunk's before": (edit(2, 1, [[0, 512]]), "line 3: extent 0.512 lies before chunk 1"),
-    "into the next": (edit(1, 1, [[4096, CHUNK_BYTES]]), "chunk 1 begins before 4198400, where"),
-    "more than a chunk": (
-        edit(2, 1, [[CHUNK_BYTES, 4096], [2 * CHUNK_BYTES, CHUNK_BYTES]]),
-        "line 3: 4198400 bytes of content, at most 4194304 may be",
-    ),
+    "other chunk's": (edit(1, 1, [[CHUNK_BYTES, 512]]), "line 2: extent .* is outside of chunk 0"),
+    "over the border": (edit(1, 1, [[4096, CHUNK_BYTES]]), "line 2: extent .* is outside"),
+    "zeros without content digest": (edit(3, 6, None), "line 4: a chunk of zeros has no digest, a"),
     "over the volume": (edit(4, 1, [[100 * MiB - 512, 1024]]), "line 5: extent .* is outside"),
     "overlap": (
         edit(1, 1, [[0, 4096], [512, 4096]]),
@@ -152,9 +149,19 @@ def test_a_broken_rule_is_named(name: str) -> None:
         read_all(written(lines))
 
 
+def spans(*changes: Callable[[list[Any]], None]) -> list[Any]:
+    """As `make_lines`, in the format that has chunks of several windows."""
+    lines = make_lines()
+    lines[0]["format"] = 6
+    lines[3][6] = None
+    for change in changes:
+        change(lines)
+    return lines
+
+
 def beside(*zeros: tuple[int, int]) -> list[Any]:
     """Zeros right after the first chunk, which stores 0 to 4096 and 8192 to 8704."""
-    lines = make_lines()
+    lines = spans()
     lines.insert(2, [0, [list(run) for run in zeros], -1, 0, 0, None, None])
     lines[0]["chunks"] += 1
     return lines
@@ -177,12 +184,24 @@ def test_zeros_may_lie_in_between_what_is_stored() -> None:
         (beside((12288, 512)), "line 3: zeros beside chunk 0 begin or end at 12800"),
         (beside((12288, CHUNK_BYTES)), "line 4: chunk 1 begins before 4206592"),
         (
-            [*make_lines()[:4], [2, [[3 * CHUNK_BYTES, 512]], -1, 0, 0, None, None]],
+            [*spans()[:4], [2, [[3 * CHUNK_BYTES, 512]], -1, 0, 0, None, None]],
             "line 5: chunk 2 comes after chunk 2",
+        ),
+        (
+            [*make_lines()[:2], [0, [[4096, 4096]], -1, 0, 0, None, HEX], *make_lines()[2:4]],
+            "line 3: chunk 0 comes after chunk 0",
+        ),
+        (spans(edit(2, 1, [[0, 512]])), "line 3: extent 0.512 is outside of chunk 1"),
+        (spans(edit(1, 1, [[4096, CHUNK_BYTES]])), "chunk 1 begins before 4198400, where"),
+        (spans(edit(0, "chunks", 51)), "line 1: 51 chunks do not fit"),
+        (spans(edit(3, 6, HEX)), "line 4: a chunk of zeros has no digest, a"),
+        (
+            spans(edit(2, 1, [[CHUNK_BYTES, 4096], [2 * CHUNK_BYTES, CHUNK_BYTES]])),
+            "line 3: 4198400 bytes of content, at most 4194304 may be",
         ),
     ],
 )
-def test_zeros_that_cannot_be_are_refused(lines: list[Any], message: str) -> None:
+def test_what_no_span_can_hold_is_refused(lines: list[Any], message: str) -> None:
     with pytest.raises(TemplateError, match=message):
         read_all(written(lines))
 
