@@ -127,14 +127,15 @@ class World:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """A volume with a little in each of its chunks: sectors, odd bytes, many runs, zeros."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(chunks, "SPAN_LEVELS", 0)  # a chunk of each window, as if all were full
-        with make_world(tmp_path_factory) as found:
-            yield found
+    # a chunk of each window, as if all were full
+    with make_world(tmp_path_factory, span_levels=0) as found:
+        yield found
 
 
 @contextmanager
-def make_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def make_world(
+    tmp_path_factory: pytest.TempPathFactory, span_levels: int = chunks.SPAN_LEVELS
+) -> Iterator[World]:
     dice = draw("readback")
     folder = tmp_path_factory.mktemp("readback")
     data: dict[Extent, bytes] = {}
@@ -159,7 +160,9 @@ def make_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     registry = FakeRegistry()
     with registry.serving() as url:
         client = make_client(url)
-        captured = capture(client, VolumeSource(make_volume(SIZE), source, BASE, used))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(chunks, "SPAN_LEVELS", span_levels)
+            captured = capture(client, VolumeSource(make_volume(SIZE), source, BASE, used))
         yield World(open_template(client, captured.digest), used, Disk(target), data)
         client.close()
 
@@ -211,7 +214,6 @@ def test_a_full_read_back_finds_each_spoilt_write(world: World, kind: str) -> No
 def test_a_spoilt_write_of_a_chunk_of_many_windows_is_found(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(chunks, "SPAN_LEVELS", 14)
     with make_world(tmp_path_factory) as world:
         monkeypatch.setattr(os, "pwritev", world.disk.write)
         world.restore()
@@ -223,6 +225,38 @@ def test_a_spoilt_write_of_a_chunk_of_many_windows_is_found(
                 world.restore()
                 with pytest.raises(DiskError, match=r"chunk \d+ of root differs"):
                     world.verify(Verify.FULL)
+
+
+def test_known_zeros_are_written_in_each_place_and_read_back(tmp_path: Path) -> None:
+    """In more runs than go past the cache at once, one of them longer than any chunk's content."""
+    mib = 1024**2
+    places = [Extent((1 + 2 * at) * mib, mib) for at in range(20)]
+    zeros = (*places, Extent(48 * mib, 10 * mib))
+    used = tuple(sorted((*zeros, *(Extent(2 * at * mib, 4096) for at in range(20)))))
+    source, target = tmp_path / "source.img", tmp_path / "target.img"
+    source.write_bytes(bytes(BASE) + b"\x11" * 64 * mib)  # that they are zeros, the map says
+    target.write_bytes(OLD * (64 * mib + 2 * BASE))
+    volume = VolumeSource(make_volume(64 * mib), source, BASE, used, zeros=zeros)
+    with FakeRegistry().serving() as url:
+        client = make_client(url)
+        template = open_template(client, capture(client, volume).digest)
+        assert max(one.content_bytes for one in template.entries("root")[1]) > CHUNK_BYTES
+        restore_volume(template, "root", target, BASE)
+        verify_volume(template, "root", target, BASE, Verify.FULL)
+        data = target.read_bytes()
+        for run in used:
+            wanted = bytes(run.size) if run in zeros else b"\x11" * run.size
+            assert data[BASE + run.offset : BASE + run.end] == wanted
+        assert data.count(OLD) == len(data) - sum(run.size for run in used)
+        for run in (zeros[0], zeros[-2], zeros[-1]):
+            bad = BASE + run.end - 1
+            Disk(target).put(bad, b"x")
+            with pytest.raises(DiskError, match="does not give back what was written") as caught:
+                verify_volume(template, "root", target, BASE, Verify.FULL)
+            offset = int(str(caught.value).partition("written at ")[2].partition(":")[0])
+            assert 0 <= bad - offset < CHUNK_BYTES
+            Disk(target).put(bad, bytes(1))
+        client.close()
 
 
 def content_at(world: World, where: Extent) -> bytes:

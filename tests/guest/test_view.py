@@ -177,12 +177,11 @@ def test_a_flipped_bit_is_an_io_error_and_its_reason(captured: Captured, tmp_pat
     template = captured.template
     with VolumeView(template, "root") as view:
         wanted = BIG[10 * MiB : 10 * MiB + 512]
-        found_at = (
-            at + view.read(at, CHUNK_BYTES).find(wanted)
+        place = next(
+            at + behind
             for at in range(0, SOURCE_BYTES, CHUNK_BYTES)
-            if wanted in view.read(at, CHUNK_BYTES)
+            if (behind := view.read(at, CHUNK_BYTES).find(wanted)) >= 0
         )
-        place = next(found_at)
     (entry,) = (
         entry
         for entry in template.entries("root")[1]
