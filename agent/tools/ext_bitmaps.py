@@ -7,8 +7,11 @@ all, must be those of the descriptors and of the superblock.
 
 import os
 import re
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import compress
+from operator import sub
 from pathlib import Path
 from typing import Final
 
@@ -27,6 +30,8 @@ from agent.tools.ext_groups import (
 )
 
 _FREE: Final = re.compile("0+")
+_ALIKE: Final = re.compile(rb"\x01+|\x00")
+"""Neighbouring groups that are free as a whole, or one other group."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,17 +78,30 @@ def _free_bounds(disk: Reader, shape: Shape, groups: Groups) -> Iterator[tuple[i
     Runs of a group are counted in clusters from its start, as bitmaps and descriptors do.
     """
     taken = _metadata(shape, groups)
+    is_free = _chosen(groups, BLOCK_UNINIT)
+    for number in (*shape.headed(), *taken, shape.groups - 1):  # the last one may be short
+        is_free[number] = 0
     total = 0
-    first = shape.first_block
     cluster = shape.cluster_blocks
+    full = shape.group_blocks // cluster
     size, whole = cluster * shape.block_bytes, shape.blocks * shape.block_bytes
-    for number, (claimed, flags) in enumerate(zip(groups.free, groups.flags, strict=True)):
-        count = -(-min(shape.group_blocks, shape.blocks - first) // cluster)
+    for alike in _ALIKE.finditer(is_free):
+        number, after = alike.span()
+        first = shape.begin(number)
         begin = first * shape.block_bytes
+        if is_free[number]:
+            claims = groups.free[number:after]
+            if claims.count(full) != len(claims):
+                bad = next(at for at, claimed in enumerate(claims) if claimed != full)
+                raise _disagreement(disk.device, f"group {number + bad} has {claims[bad]}", full)
+            total += full * len(claims)
+            yield begin, shape.begin(after) * shape.block_bytes
+            continue
+        count = -(-min(shape.group_blocks, shape.blocks - first) // cluster)
         runs: Iterable[tuple[int, int]]
-        if flags & BLOCK_UNINIT:
+        if groups.flags[number] & BLOCK_UNINIT:
             parts = [(one // cluster, -(-end // cluster)) for one, end in taken.get(number, ())]
-            runs = _without(parts, -(-shape.head_blocks(number) // cluster), count)
+            runs = _gaps(parts, -(-shape.head_blocks(number) // cluster), count)
         else:
             at = groups.bitmap[number] * shape.block_bytes
             runs = _clear_bits(disk.read(at, -(-count // 8)), count)
@@ -91,10 +109,10 @@ def _free_bounds(disk: Reader, shape: Shape, groups: Groups) -> Iterator[tuple[i
         for start, end in runs:
             found += end - start
             yield begin + start * size, min(begin + end * size, whole)
-        if found != claimed:
-            raise _disagreement(disk.device, f"group {number} has {claimed}", found)
+        if found != groups.free[number]:
+            claim = f"group {number} has {groups.free[number]}"
+            raise _disagreement(disk.device, claim, found)
         total += found
-        first += shape.group_blocks
     if total * cluster != shape.free_blocks:
         claim = f"the filesystem has {shape.free_blocks}"
         raise _disagreement(disk.device, claim, total * cluster)
@@ -102,38 +120,37 @@ def _free_bounds(disk: Reader, shape: Shape, groups: Groups) -> Iterator[tuple[i
 
 def _never_written(shape: Shape, groups: Groups) -> Iterator[tuple[int, int]]:
     """Yield (offset, end) of what no program reads as long as the descriptors are as they are."""
-
-    def bitmaps(column: Sequence[int], flag: int) -> Iterator[tuple[int, int]]:
-        for place, flags in zip(column, groups.flags, strict=True):
-            if flags & flag:
-                yield place * shape.block_bytes, (place + 1) * shape.block_bytes
-
-    parts = [
-        *_joined(bitmaps(groups.bitmap, BLOCK_UNINIT)),
-        *_joined(bitmaps(groups.inode_bitmap, INODE_UNINIT)),
-        *_tails(shape, groups, is_zeroed=False),
-    ]
+    size = shape.block_bytes
+    parts = [*_tails(shape, groups, is_zeroed=False)]
+    for column, flag in ((groups.bitmap, BLOCK_UNINIT), (groups.inode_bitmap, INODE_UNINIT)):
+        for first, end in _joined(compress(column, _chosen(groups, flag)), 1):
+            parts.append((first * size, end * size))
     yield from sorted(parts)
 
 
 def _tails(shape: Shape, groups: Groups, *, is_zeroed: bool) -> Iterator[tuple[int, int]]:
     """Yield (offset, end) of what was never used of tables of inodes; zeros, or whatever was there.
 
-    In order, those that touch as one.
+    In order.
     """
+    size, whole = shape.block_bytes, shape.table_blocks
+    zeroed = INODE_ZEROED if is_zeroed else 0
+    unused = _chosen(groups, INODE_UNINIT | INODE_ZEROED, INODE_UNINIT | zeroed)
+    parts = [
+        (first * size, end * size) for first, end in _joined(compress(groups.table, unused), whole)
+    ]
+    in_use = _chosen(groups, INODE_UNINIT | INODE_ZEROED, zeroed)
+    for table, rest in compress(zip(groups.table, groups.unused_inodes, strict=True), in_use):
+        begun = -(-(shape.group_inodes - rest) * shape.inode_bytes // size)
+        if 0 <= begun < whole:
+            parts.append(((table + begun) * size, (table + whole) * size))
+    return iter(sorted(parts))
 
-    def tails() -> Iterator[tuple[int, int]]:
-        size, whole = shape.block_bytes, shape.table_blocks
-        columns = zip(groups.table, groups.flags, groups.unused_inodes, strict=True)
-        for table, flags, unused in columns:
-            if bool(flags & INODE_ZEROED) != is_zeroed:
-                continue
-            in_use = shape.group_inodes - unused
-            begun = 0 if flags & INODE_UNINIT else -(-in_use * shape.inode_bytes // size)
-            if 0 <= begun < whole:
-                yield (table + begun) * size, (table + whole) * size
 
-    return iter(sorted(_joined(tails())))
+def _chosen(groups: Groups, mask: int, wanted: int | None = None) -> bytearray:
+    """Return a 1 for each group whose flags in `mask` are as `wanted`, or all set; else a 0."""
+    wanted = mask if wanted is None else wanted
+    return groups.flags.translate(bytes(flags & mask == wanted for flags in range(256)))
 
 
 def _metadata(shape: Shape, groups: Groups) -> dict[int, list[tuple[int, int]]]:
@@ -149,7 +166,7 @@ def _metadata(shape: Shape, groups: Groups) -> dict[int, list[tuple[int, int]]]:
         (groups.inode_bitmap, 1),
         (groups.table, shape.table_blocks),
     ):
-        for first, end in _joined((first, first + size) for first in column):
+        for first, end in _joined(column, size):
             while first < end:
                 inside = (first - shape.first_block) // shape.group_blocks
                 begin = shape.begin(inside)
@@ -160,23 +177,16 @@ def _metadata(shape: Shape, groups: Groups) -> dict[int, list[tuple[int, int]]]:
     return taken
 
 
-def _joined(runs: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """Yield `runs` with neighbours that touch as one: flexible groups put tables side by side."""
-    first = end = -1
-    for begin, stop in runs:
-        if begin != end:
-            if first >= 0:
-                yield first, end
-            first = begin
-        end = stop
-    if first >= 0:
-        yield first, end
-
-
-def _without(taken: Sequence[tuple[int, int]], head: int, count: int) -> Iterable[tuple[int, int]]:
-    if not taken and head < count:
-        return ((head, count),)
-    return _gaps(taken, head, count)
+def _joined(places: Iterable[int], size: int) -> Iterator[tuple[int, int]]:
+    """Yield (first, end) of what has `size` at each of `places`; what follows on another, with it:
+    flexible groups put tables side by side."""
+    column = array("Q", places)
+    steps = enumerate(map(sub, column[1:], column), start=1)
+    first = 0
+    for number in (*(number for number, step in steps if step != size), len(column)):
+        if number:
+            yield column[first], column[number - 1] + size
+        first = number
 
 
 def _gaps(taken: Sequence[tuple[int, int]], head: int, count: int) -> Iterator[tuple[int, int]]:
@@ -192,12 +202,15 @@ def _gaps(taken: Sequence[tuple[int, int]], head: int, count: int) -> Iterator[t
 def _clear_bits(bitmap: bytes, count: int) -> Iterator[tuple[int, int]]:
     """Yield the runs of zeros among the first `count` bits, the lowest of each byte first."""
     begun = bitmap.rstrip(b"\0")
-    bits = f"{int.from_bytes(begun, 'little'):0{len(begun) * 8}b}"[::-1] if begun else ""
+    mixed = begun.lstrip(b"\xff")
+    full = (len(begun) - len(mixed)) * 8
+    bits = f"{int.from_bytes(mixed, 'little'):0{len(mixed) * 8}b}"[::-1] if mixed else ""
     tail = bits.rfind("1") + 1
-    for found in _FREE.finditer(bits, 0, min(tail, count)):
-        yield found.span()
-    if tail < count:
-        yield tail, count
+    for found in _FREE.finditer(bits, 0, min(tail, count - full)):
+        start, end = found.span()
+        yield full + start, full + end
+    if full + tail < count:
+        yield full + tail, count
 
 
 def _disagreement(device: Path, claim: str, found: int) -> SourceUnfit:

@@ -6,10 +6,11 @@ The format: Linux, Documentation/filesystems/ext4, super.rst, group_descr.rst an
 import os
 import struct
 from array import array
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from agent.errors import DiskError, SourceUnfit
 from agent.system import block
@@ -37,10 +38,7 @@ _BATCH: Final = 4096
 """Groups whose descriptors are taken at once."""
 _POWERS: Final = frozenset(base**power for base in (3, 5, 7) for power in range(1, 21))
 """Groups with a copy of the superblock where copies are sparse."""
-_NARROW: Final = "<IIIH4xH8xH2x"
-"""Block bitmap, inode bitmap, inode table, free blocks, flags, inodes of the table that were never
-used; `_WIDE` has the upper halves of all but the flags."""
-_WIDE: Final = "IIIH4xH12x"
+_FLAGS_AT: Final = 0x12
 _CHECKSUM_AT: Final = 0x1E
 _CRC32C: Final = 0x82F63B78  # reflected, as is the next
 _CRC16: Final = 0xA001
@@ -111,6 +109,16 @@ class Shape:
         place = group % self.per_block
         return has_super + (place in (0, 1, self.per_block - 1))
 
+    def headed(self) -> Iterator[int]:
+        """Yield each group of which `head_blocks` is not 0; in no order, some of them twice."""
+        backups = range(self.groups) if not self.is_sparse else (1, *_POWERS)
+        yield from (group for group in (0, *(self.backups or backups)) if group < self.groups)
+        if self.first_meta_group is not None:
+            step = self.per_block
+            for first in range(self.first_meta_group * step, self.groups, step):
+                places = (first, first + 1, first + step - 1)
+                yield from (group for group in places if group < self.groups)
+
     def descriptors_at(self, meta: int) -> int:
         """Return the block with the descriptors of the groups from `meta` * `per_block` on."""
         if self.first_meta_group is None or meta < self.first_meta_group:
@@ -126,30 +134,35 @@ class Groups:
         self.bitmap = array("Q")
         self.inode_bitmap = array("Q")
         self.table = array("Q")
-        self.free = array("L")
-        self.unused_inodes = array("L")
+        self.free = array("I")
+        self.unused_inodes = array("I")
         """Inodes at the end of the table that were never used."""
         self.flags = bytearray()
 
     def add(self, data: bytes, shape: Shape) -> None:
         """Add the descriptors in `data`, one after the other."""
-        wide = shape.descriptor_bytes >= 64
-        layout = f"{_NARROW}{_WIDE}{shape.descriptor_bytes - 64}x" if wide else _NARROW
+        size = shape.descriptor_bytes
+        self.bitmap += _column("Q", data, size, 0x0, 0x20)
+        self.inode_bitmap += _column("Q", data, size, 0x4, 0x24)
+        self.table += _column("Q", data, size, 0x8, 0x28)
+        self.free += _column("I", data, size, 0xC, 0x2C)
+        unused = _column("I", data, size, 0x1C, 0x32)
+        self.unused_inodes += unused if shape.crc else array("I", bytes(4 * len(unused)))
         known = INODE_UNINIT | BLOCK_UNINIT | INODE_ZEROED if shape.crc else 0
-        for found in struct.iter_unpack(layout, data):
-            bitmap, inodes, table, free, flags, unused = found[:6]
-            if wide:
-                bitmap |= found[6] << 32
-                inodes |= found[7] << 32
-                table |= found[8] << 32
-                free |= found[9] << 16
-                unused |= found[10] << 16
-            self.bitmap.append(bitmap)
-            self.inode_bitmap.append(inodes)
-            self.table.append(table)
-            self.free.append(free)
-            self.flags.append(flags & known)
-            self.unused_inodes.append(unused if shape.crc else 0)
+        self.flags += data[_FLAGS_AT::size].translate(bytes(flags & known for flags in range(256)))
+
+
+def _column(kind: Literal["Q", "I"], data: bytes, size: int, low: int, high: int) -> "array[int]":
+    """Return a number of each descriptor of `size` bytes in `data`: its halves are at `low` and
+    `high`, if it reaches so far."""
+    column = array(kind, bytes(array(kind).itemsize * (len(data) // size)))
+    half: Literal["I", "H"] = "I" if kind == "Q" else "H"
+    halves, words = memoryview(column).cast("B").cast(half), memoryview(data).cast(half)
+    width = halves.itemsize
+    halves[::2] = words[low // width :: size // width]
+    if high < size:
+        halves[1::2] = words[high // width :: size // width]
+    return column
 
 
 class Reader:
