@@ -68,18 +68,24 @@ class DiskFile:
         sector = self.sector_bytes
         return not any(run.offset % sector or run.size % sector for run in extents)
 
-    def read(self, extent: Extent, into: memoryview) -> None:
-        """Fill `into`, an aligned buffer of `extent.size` bytes."""
+    def expect(self, extents: Iterable[Extent]) -> None:
+        """Let the page cache fetch `extents`, all at once: they are read next, `cached`."""
+        for run in extents:
+            with contextlib.suppress(OSError):  # reading it will say why
+                os.posix_fadvise(self._buffered, run.offset, run.size, os.POSIX_FADV_WILLNEED)
+
+    def read(self, extent: Extent, into: memoryview, *, cached: bool = False) -> None:
+        """Fill `into`, an aligned buffer of `extent.size` bytes; any buffer if it is `cached`."""
         try:
-            self.read_once(extent, into)
+            self.read_once(extent, into, cached=cached)
         except OSError as error:
             bad = self._first_bad(extent, into) if error.errno in UNREADABLE else None
             at = extent.offset if bad is None else bad
             raise DiskError(f"cannot read {self.name} at {at}: {error.strerror}") from error
 
-    def read_once(self, extent: Extent, into: memoryview) -> None:
+    def read_once(self, extent: Extent, into: memoryview, *, cached: bool = False) -> None:
         """As `read`, but with the OSError of the disk and no search for what is bad."""
-        direct = self.is_aligned((extent,))
+        direct = not cached and self.is_aligned((extent,))
         fd = self._direct if direct else self._buffered
         done = 0
         while done < extent.size:
@@ -169,11 +175,15 @@ class ChunkReader:
         base: int,
         read: Callable[[Extent, memoryview], None] | None = None,
         buffer: memoryview | None = None,
+        *,
+        cached: bool = False,
     ) -> None:
         """`read`: what to read runs with, if not simply `disk.read`; `buffer`: an aligned one of
-        CHUNK_BYTES to use, if not one of its own."""
+        CHUNK_BYTES to use, if not one of its own; `cached`: the page cache is as good as the
+        medium, and quicker where runs are short and far from each other."""
         self._disk = disk
         self._base = base
+        self._cached = cached and read is None
         self._read = read or disk.read
         self._buffer = buffer or memoryview(block.aligned_buffer(CHUNK_BYTES))
         self._span: memoryview | None = None
@@ -188,6 +198,8 @@ class ChunkReader:
         if len(extents) > _SCATTERED and span <= CHUNK_BYTES:
             with contextlib.suppress(OSError):
                 return self._gather(extents)
+        if len(extents) > _SCATTERED and self._cached:
+            return self._collect(extents)
         at = 0
         for run in extents:
             there = Extent(self._base + run.offset, run.size)
@@ -206,6 +218,15 @@ class ChunkReader:
         if self._span is None:
             self._span = memoryview(block.aligned_buffer(CHUNK_BYTES + 2 * 65536))
         return self._span
+
+    def _collect(self, extents: Sequence[Extent]) -> memoryview:
+        runs = [Extent(self._base + run.offset, run.size) for run in extents]
+        self._disk.expect(runs)
+        at = 0
+        for run in runs:
+            self._disk.read(run, self._buffer[at : at + run.size], cached=True)
+            at += run.size
+        return self._buffer[:at]
 
     def _gather(self, extents: Sequence[Extent]) -> memoryview:
         sector, span = self._disk.sector_bytes, self._room()

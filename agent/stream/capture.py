@@ -271,7 +271,7 @@ class _Volume:
 
         def make() -> Callable[[tuple[Chunk, IndexEntry | None]], _Read]:
             read = self._damage.salvage(disk, self._source) if self._damage else None
-            reader = ChunkReader(disk, self._source.offset_bytes, read)
+            reader = ChunkReader(disk, self._source.offset_bytes, read, cached=True)
             encoders: dict[int, Encoder] = {}
 
             def work(item: tuple[Chunk, IndexEntry | None]) -> _Read:
@@ -346,7 +346,7 @@ class _Volume:
         """Make the frames of a pack once more: the source is still as it was."""
         with DiskFile(self._source.device, serial=self._source.serial) as disk:
             read = self._damage.repeat(disk, self._source) if self._damage else None
-            reader = ChunkReader(disk, self._source.offset_bytes, read)
+            reader = ChunkReader(disk, self._source.offset_bytes, read, cached=True)
             for chunk, level in tuple(inside):
                 content = reader.read(chunk.extents)
                 chunk.make_blank(content)

@@ -84,6 +84,7 @@ def _free_bounds(disk: Reader, shape: Shape, groups: Groups) -> Iterator[tuple[i
     total = 0
     cluster = shape.cluster_blocks
     full = shape.group_blocks // cluster
+    bitmaps = disk.read_all(_bitmaps(shape, groups))
     size, whole = cluster * shape.block_bytes, shape.blocks * shape.block_bytes
     for alike in _ALIKE.finditer(is_free):
         number, after = alike.span()
@@ -103,8 +104,7 @@ def _free_bounds(disk: Reader, shape: Shape, groups: Groups) -> Iterator[tuple[i
             parts = [(one // cluster, -(-end // cluster)) for one, end in taken.get(number, ())]
             runs = _gaps(parts, -(-shape.head_blocks(number) // cluster), count)
         else:
-            at = groups.bitmap[number] * shape.block_bytes
-            runs = _clear_bits(disk.read(at, -(-count // 8)), count)
+            runs = _clear_bits(next(bitmaps), count)
         found = 0
         for start, end in runs:
             found += end - start
@@ -116,6 +116,16 @@ def _free_bounds(disk: Reader, shape: Shape, groups: Groups) -> Iterator[tuple[i
     if total * cluster != shape.free_blocks:
         claim = f"the filesystem has {shape.free_blocks}"
         raise _disagreement(disk.device, claim, total * cluster)
+
+
+def _bitmaps(shape: Shape, groups: Groups) -> Iterator[tuple[int, int]]:
+    """Yield (offset, size) in bytes of each block bitmap, in the order of the groups."""
+    last = shape.groups - 1
+    size = -(-shape.group_blocks // shape.cluster_blocks // 8)
+    rest = -(-(shape.blocks - shape.begin(last)) // shape.cluster_blocks)
+    for number in compress(range(shape.groups), _chosen(groups, BLOCK_UNINIT, 0)):
+        at = groups.bitmap[number] * shape.block_bytes
+        yield at, -(-rest // 8) if number == last else size
 
 
 def _never_written(shape: Shape, groups: Groups) -> Iterator[tuple[int, int]]:
