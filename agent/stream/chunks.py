@@ -73,14 +73,14 @@ def chunks_of(source: VolumeSource) -> Iterator[Chunk]:
     blanks = sorted(source.blank)
     for span in _spans(source):
         if span.data:
-            extents = tuple(span.data)
+            extents = tuple(_extents(span.data))
             first, end = extents[0].offset, extents[-1].end
             while blanks and blanks[0].end <= first:
                 del blanks[0]
             blank = tuple(one for one in blanks if one.offset < end)
             yield Chunk(span.first, extents, blank)
         if span.zeros:
-            yield Chunk(span.first, tuple(span.zeros), is_zeros=True)
+            yield Chunk(span.first, tuple(_extents(span.zeros)), is_zeros=True)
 
 
 def count_chunks(source: VolumeSource) -> int:
@@ -90,12 +90,15 @@ def count_chunks(source: VolumeSource) -> int:
 
 @dataclass(slots=True)
 class _Span:
-    """Neighbouring windows, from number `first` to `last`, that have their chunks in common."""
+    """Neighbouring windows, from number `first` to `last`, that have their chunks in common.
+
+    Their runs are (offset, end).
+    """
 
     first: int
     last: int
-    data: list[Extent] = field(default_factory=list)
-    zeros: list[Extent] = field(default_factory=list)
+    data: list[tuple[int, int]] = field(default_factory=list)
+    zeros: list[tuple[int, int]] = field(default_factory=list)
     data_bytes: int = 0
     zeros_bytes: int = 0
 
@@ -112,10 +115,8 @@ class _Span:
         )
 
     def take(self, other: "_Span") -> None:
-        for run in other.data:
-            _append(self.data, run)
-        for run in other.zeros:
-            _append(self.zeros, run)
+        _extend(self.data, other.data)
+        _extend(self.zeros, other.zeros)
         self.last = other.last
         self.data_bytes += other.data_bytes
         self.zeros_bytes += other.zeros_bytes
@@ -166,21 +167,27 @@ def _windows(source: VolumeSource) -> Iterator[_Span]:
                     yield span
                 span = _Span(number, number)
             if is_zeros:
-                _append(span.zeros, Extent(at, stop - at))
+                _extend(span.zeros, [(at, stop)])
                 span.zeros_bytes += stop - at
             else:
-                _append(span.data, Extent(at, stop - at))
+                _extend(span.data, [(at, stop)])
                 span.data_bytes += stop - at
             at = stop
     if span:
         yield span
 
 
-def _append(runs: list[Extent], run: Extent) -> None:
-    if runs and runs[-1].end == run.offset:
-        runs[-1] = Extent(runs[-1].offset, runs[-1].size + run.size)
+def _extend(runs: list[tuple[int, int]], others: list[tuple[int, int]]) -> None:
+    """Add runs that follow; those that touch become one."""
+    if runs and others and runs[-1][1] == others[0][0]:
+        runs[-1] = runs[-1][0], others[0][1]
+        runs += others[1:]
     else:
-        runs.append(run)
+        runs += others
+
+
+def _extents(runs: list[tuple[int, int]]) -> Iterator[Extent]:
+    return (Extent(offset, end - offset) for offset, end in runs)
 
 
 def _pieces(source: VolumeSource) -> Iterator[tuple[int, int, bool]]:

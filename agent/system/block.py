@@ -7,6 +7,7 @@ The ioctl numbers are those of <linux/fs.h>.
 import ctypes
 import errno
 import fcntl
+import functools
 import mmap
 import os
 import re
@@ -259,12 +260,16 @@ def _direct_read_works(path: StrPath) -> bool:
 
 def punch_hole(fd: int, extent: Extent) -> None:
     """Make `extent` of a regular file a hole: it reads as zeros. Raises OSError."""
-    libc = ctypes.CDLL(None, use_errno=True)
     mode = _FALLOC_PUNCH_HOLE | _FALLOC_KEEP_SIZE
     offset, size = ctypes.c_int64(extent.offset), ctypes.c_int64(extent.size)
-    if libc.fallocate64(fd, mode, offset, size) != 0:
+    if _libc().fallocate64(fd, mode, offset, size) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
+
+
+@functools.cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
 
 
 def _failed(action: str, path: StrPath, error: OSError) -> DiskError:
