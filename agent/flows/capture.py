@@ -122,7 +122,9 @@ def open_parent(place: Workplace, spec: CaptureSpec) -> Template:
 def write_protected(drive: Drive) -> Iterator[None]:
     """The kernel refuses writes to the disk and its partitions, by any path, while this lasts.
 
-    Raises SourceUnfit if it will not. Afterwards the disk is as writable as it was.
+    What is read from then on is what they hold: of a disk that something else keeps open, the
+    kernel may remember what it was before its partition was written. Raises SourceUnfit if the
+    kernel will not refuse writes. Afterwards the disk is as writable as it was.
     """
     disk = Path(drive.path)
     nodes = [
@@ -135,6 +137,8 @@ def write_protected(drive: Drive) -> Iterator[None]:
     if not all(block.set_read_only(node, True) for node in nodes):
         raise SourceUnfit((f"the kernel will not write-protect {drive.path}",))
     try:
+        for node in nodes:
+            block.flush(node)
         yield
     finally:
         for node in writable:

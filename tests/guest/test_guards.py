@@ -1,6 +1,7 @@
 """The guard of valuable things against real signatures, wherever they can be."""
 
 import fcntl
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -249,6 +250,20 @@ def test_every_path_of_a_disk_is_held_and_shows_what_was_written() -> None:
     sh("wipefs", "--all", nodes[0])
     for node in nodes:
         block.reread_table(node)
+
+
+def test_a_write_protected_disk_shows_what_was_written_to_its_partition(
+    scratch: list[Path],
+) -> None:
+    part = partitioned(scratch[0], "gpt")[0]
+    place = int(Path(f"/sys/class/block/{part.name}/start").read_text()) * 512
+    with scratch[0].open("rb", buffering=0) as file:  # as a running array on its other partition
+        old = os.pread(file.fileno(), 4096, place)
+        put(part, 0, bytes(byte ^ 0xFF for byte in old))
+        block.flush(part)
+        assert os.pread(file.fileno(), 4096, place) == old, "nothing is remembered here"
+        with write_protected(drive(scratch[0])):
+            assert os.pread(file.fileno(), 4096, place) == bytes(byte ^ 0xFF for byte in old)
 
 
 def wwid(name: str) -> str:
