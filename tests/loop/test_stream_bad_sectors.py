@@ -100,6 +100,26 @@ def test_a_bad_sector_ends_the_capture_and_is_named(world: World) -> None:
     assert world.registry.manifests == {}
 
 
+FAR_APART = tuple(Extent(at * MiB // 2, 4096) for at in range(26))
+"""More runs than are read one by one, further from each other than one read reaches."""
+
+
+def test_a_bad_sector_among_scattered_runs_ends_the_capture_and_is_named(world: World) -> None:
+    bad = FAR_APART[17]
+    with pytest.raises(DiskError, match=f"SOURCE-1\\) at {BASE + bad.offset}: Input/output"):
+        world.capture((Extent(bad.offset + 512, 512),), None, used=FAR_APART)
+    assert world.registry.manifests == {}
+
+
+def test_with_consent_scattered_runs_keep_all_that_can_be_read(world: World) -> None:
+    bad = Extent(FAR_APART[17].offset + 512, 512)
+    captured = world.capture((bad,), Damage(), used=FAR_APART)
+    assert captured.config.holes == (Hole(volume="root", offset=bad.offset, size=bad.size),)
+    restored, wanted = world.restored(captured), with_zeros(bad)
+    for run in FAR_APART:
+        assert restored[run.offset : run.end] == wanted[run.offset : run.end]
+
+
 def test_with_consent_just_the_bad_sectors_become_zeros_and_are_recorded(world: World) -> None:
     bad = (
         Extent(5 * MiB + 512, 1024),
