@@ -51,6 +51,8 @@ class TemplateSource:
     serials: Mapping[Path, str | None]
     """Of the disks; for messages."""
     seconds: dict[str, float] = field(default_factory=dict)
+    """Of each stage of the restores, summed over their threads; `seconds_each` by thread."""
+    seconds_each: dict[str, float] = field(default_factory=dict)
     fetched_bytes: int = 0
     written_bytes: int = 0
     kept_bytes: int = 0
@@ -76,7 +78,8 @@ class TemplateSource:
         self.fetched_bytes += done.bytes_fetched
         self.written_bytes += done.bytes_written
         self.kept_bytes += done.bytes_kept
-        self._add(done.stage_seconds)
+        _add(self.seconds, done.stage_seconds)
+        _add(self.seconds_each, done.seconds_each)
         return done.withheld
 
     def verify(
@@ -110,9 +113,10 @@ class TemplateSource:
             yield device
             self.fetched_bytes += view.statistics.bytes_fetched
 
-    def _add(self, seconds: Mapping[str, float]) -> None:
-        for stage, took in seconds.items():
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + took
+
+def _add(sums: dict[str, float], seconds: Mapping[str, float]) -> None:
+    for stage, took in seconds.items():
+        sums[stage] = sums.get(stage, 0.0) + took
 
 
 def make_plan(
@@ -181,7 +185,7 @@ def deploy(place: Workplace, spec: DeploySpec, reference: str, job: str) -> dict
         "kept_bytes": source.kept_bytes,
         "read_back_bytes": source.read_back_bytes + done.read_back_bytes,
         "stage_seconds": {stage: round(took, 2) for stage, took in source.seconds.items()},
-        "bottleneck": slowest(source.seconds),
+        "bottleneck": slowest(source.seconds_each),
         "personal_files": sorted({touched.path for touched in done.touched}),
         "warnings": done.warnings,
         "seconds": round(time.monotonic() - began, 1),

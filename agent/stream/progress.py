@@ -47,10 +47,15 @@ class Stages:
             return {stage: round(spent, 3) for stage, spent in self._seconds.items()}
 
     @property
+    def each(self) -> dict[str, float]:
+        """The seconds of one of a stage's own threads: its fair share."""
+        seconds = self.seconds.items()
+        return {stage: spent / self._threads.get(stage, 1) for stage, spent in seconds}
+
+    @property
     def bottleneck(self) -> str | None:
         """The stage that the others wait for: where its own threads spent most time each."""
-        seconds = self.seconds.items()
-        return slowest({stage: spent / self._threads.get(stage, 1) for stage, spent in seconds})
+        return slowest(self.each)
 
 
 def slowest(seconds: Mapping[str, float]) -> str | None:

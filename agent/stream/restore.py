@@ -35,6 +35,9 @@ class Restored:
     """What the disk held already."""
     withheld: dict[Extent, bytes]
     stage_seconds: dict[str, float]
+    """Summed over the lanes."""
+    seconds_each: dict[str, float]
+    """The same by thread: the lanes share all stages but the sync, which is one thread's."""
 
 
 def restore_volume(
@@ -77,6 +80,7 @@ def restore_volume(
         pump = Pump()
         runs: Conduit[ChunkRun] = Conduit(pump, limit=4)
         count = default_lanes() if lanes is None else lanes
+        stages.share(("read", "hash", "fetch", "verify", "decode", "write"), count)
         digest, odds = CHUNK_DIGESTS[head.content_digest], Odds()
 
         def dispatch() -> None:
@@ -112,6 +116,7 @@ def restore_volume(
         bytes_kept=work.bytes_kept,
         withheld={run: bytes(kept) for run, kept in work.withheld.items()},
         stage_seconds=stages.seconds,
+        seconds_each=stages.each,
     )
 
 

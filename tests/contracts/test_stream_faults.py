@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from agent.errors import ServerError
+from agent.model.template import PACK_TYPE
 from agent.store.body import Limits
 from agent.store.retry import Retry, Transient
 from agent.store.template import open_template
@@ -151,9 +152,11 @@ PASSING = {
 def test_what_passes_is_sat_out(world: World, name: str) -> None:
     world.registry.lie = first(2, PASSING[name])
     started = time.monotonic()
-    world.restore()
+    done = world.restore()
     assert time.monotonic() - started < 8
     assert world.target_is_right()
+    layers = world.template.manifest.layers
+    assert done.bytes_fetched == sum(one.size for one in layers if one.media_type == PACK_TYPE)
     tried(2, "answers that pass")
 
 

@@ -1,13 +1,18 @@
-"""A slow upload is used to compress harder."""
+"""A slow upload is used to compress harder; what is slow is named."""
 
+import os
 import sysconfig
 import time
+from collections.abc import Sequence
 from pathlib import Path
+
+import pytest
 
 from agent.model.template import CHUNK_BYTES
 from agent.store.target import RegistryTarget
 from agent.store.template import open_template
 from agent.stream.capture import Captured, capture_template
+from agent.stream.progress import slowest
 from agent.stream.restore import restore_volume
 from agent.units import MiB
 from tests.contracts.fake_registry import FakeRegistry, Handler
@@ -18,6 +23,7 @@ from tests.contracts.stream_builders import (
     make_source,
     make_target,
 )
+from tests.contracts.stream_world import world_of
 
 CHUNKS = 16
 PAUSE_S = 0.4
@@ -67,3 +73,26 @@ def test_a_slow_upload_is_used_to_compress_harder(tmp_path: Path) -> None:
         restore_volume(open_template(client, followed.digest), "root", target, BASE)
         assert target.read_bytes()[BASE : BASE + len(data)] == data
         client.close()
+
+
+def test_a_restore_that_waits_for_the_medium_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lanes together write longer than the one sync takes; each of them does not."""
+    write, sync = os.pwritev, os.fsync
+
+    def slow_write(fd: int, pieces: Sequence[memoryview], offset: int) -> int:
+        time.sleep(0.2)
+        return write(fd, pieces, offset)
+
+    def slow_sync(fd: int) -> None:
+        time.sleep(0.5)
+        sync(fd)
+
+    with world_of(tmp_path, CHUNKS * CHUNK_BYTES, seed=3) as world:
+        monkeypatch.setattr(os, "pwritev", slow_write)
+        monkeypatch.setattr(os, "fsync", slow_sync)
+        done = restore_volume(world.template, "root", world.target, BASE, lanes=8)
+    assert {"fetch", "verify", "decode", "write", "sync"} <= set(done.stage_seconds)
+    assert done.stage_seconds["write"] > done.stage_seconds["sync"] >= 1
+    assert slowest(done.seconds_each) == "sync"

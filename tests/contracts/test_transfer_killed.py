@@ -1,7 +1,6 @@
 """`kill -9` of an export, an import, a copy at random moments: nothing half-done is listed, what is
 left is swept, and the same command again finishes the work."""
 
-import os
 import random
 import subprocess
 import sys
@@ -18,10 +17,10 @@ from agent.store.source import BlobSource
 from agent.units import MiB
 from tests.contracts.api_server import Api
 from tests.contracts.peers import docker_registry
+from tests.contracts.seeds import SEED
 from tests.contracts.stream_builders import capture, make_source, mixed_bytes
 
 ROOT = Path(__file__).parents[2]
-SEED = int(os.environ.get("METALCAST_SEED", random.SystemRandom().randrange(2**32)))
 KILLS = 5
 
 
