@@ -70,9 +70,7 @@ class DiskFile:
 
     def expect(self, extents: Iterable[Extent]) -> None:
         """Let the page cache fetch `extents`, all at once: they are read next, `cached`."""
-        for run in extents:
-            with contextlib.suppress(OSError):  # reading it will say why
-                os.posix_fadvise(self._buffered, run.offset, run.size, os.POSIX_FADV_WILLNEED)
+        block.expect(self._buffered, extents)
 
     def read(self, extent: Extent, into: memoryview, *, cached: bool = False) -> None:
         """Fill `into`, an aligned buffer of `extent.size` bytes; any buffer if it is `cached`."""

@@ -4,6 +4,7 @@ Each function takes a regular file as well, so that tests and image files go the
 The ioctl numbers are those of <linux/fs.h>.
 """
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -14,7 +15,7 @@ import re
 import stat
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
@@ -163,6 +164,13 @@ def flush(path: StrPath) -> None:
                 os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         except OSError as error:
             raise _failed("flush", path, error) from error
+
+
+def expect(fd: int, extents: Iterable[Extent]) -> None:
+    """Let the page cache fetch `extents`, all at once. If it cannot, reading them will say why."""
+    for run in extents:
+        with contextlib.suppress(OSError):
+            os.posix_fadvise(fd, run.offset, run.size, os.POSIX_FADV_WILLNEED)
 
 
 def discard(path: StrPath, extent: Extent) -> bool:

@@ -28,6 +28,7 @@ from agent.tools.ext_groups import (
     read_groups,
     read_shape,
 )
+from agent.units import Extent
 
 _FREE: Final = re.compile("0+")
 _ALIKE: Final = re.compile(rb"\x01+|\x00")
@@ -88,8 +89,7 @@ def _free_bounds(disk: Reader, shape: Shape, groups: Groups) -> Iterator[tuple[i
     size, whole = cluster * shape.block_bytes, shape.blocks * shape.block_bytes
     for alike in _ALIKE.finditer(is_free):
         number, after = alike.span()
-        first = shape.begin(number)
-        begin = first * shape.block_bytes
+        begin = shape.begin(number) * shape.block_bytes
         if is_free[number]:
             claims = groups.free[number:after]
             if claims.count(full) != len(claims):
@@ -98,7 +98,7 @@ def _free_bounds(disk: Reader, shape: Shape, groups: Groups) -> Iterator[tuple[i
             total += full * len(claims)
             yield begin, shape.begin(after) * shape.block_bytes
             continue
-        count = -(-min(shape.group_blocks, shape.blocks - first) // cluster)
+        count = shape.clusters(number)
         runs: Iterable[tuple[int, int]]
         if groups.flags[number] & BLOCK_UNINIT:
             parts = [(one // cluster, -(-end // cluster)) for one, end in taken.get(number, ())]
@@ -118,14 +118,10 @@ def _free_bounds(disk: Reader, shape: Shape, groups: Groups) -> Iterator[tuple[i
         raise _disagreement(disk.device, claim, total * cluster)
 
 
-def _bitmaps(shape: Shape, groups: Groups) -> Iterator[tuple[int, int]]:
-    """Yield (offset, size) in bytes of each block bitmap, in the order of the groups."""
-    last = shape.groups - 1
-    size = -(-shape.group_blocks // shape.cluster_blocks // 8)
-    rest = -(-(shape.blocks - shape.begin(last)) // shape.cluster_blocks)
+def _bitmaps(shape: Shape, groups: Groups) -> Iterator[Extent]:
+    """Yield where each block bitmap is, in the order of the groups."""
     for number in compress(range(shape.groups), _chosen(groups, BLOCK_UNINIT, 0)):
-        at = groups.bitmap[number] * shape.block_bytes
-        yield at, -(-rest // 8) if number == last else size
+        yield Extent(groups.bitmap[number] * shape.block_bytes, -(-shape.clusters(number) // 8))
 
 
 def _never_written(shape: Shape, groups: Groups) -> Iterator[tuple[int, int]]:
@@ -169,7 +165,7 @@ def _metadata(shape: Shape, groups: Groups) -> dict[int, list[tuple[int, int]]]:
     As (first, end), counted from the group's start.
     """
     taken: dict[int, list[tuple[int, int]]] = {}
-    if not any(flags & BLOCK_UNINIT for flags in groups.flags):
+    if not any(_chosen(groups, BLOCK_UNINIT)):
         return taken
     for column, size in (
         (groups.bitmap, 1),

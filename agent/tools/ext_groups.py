@@ -3,7 +3,6 @@
 The format: Linux, Documentation/filesystems/ext4, super.rst, group_descr.rst and checksums.rst.
 """
 
-import contextlib
 import os
 import struct
 from array import array
@@ -16,6 +15,7 @@ from typing import Final, Literal
 
 from agent.errors import DiskError, SourceUnfit
 from agent.system import block
+from agent.units import Extent
 
 _SUPER_AT: Final = 1024
 _MAGIC: Final = 0xEF53
@@ -93,6 +93,10 @@ class Shape:
 
     def begin(self, group: int) -> int:
         return self.first_block + group * self.group_blocks
+
+    def clusters(self, group: int) -> int:
+        """Return how many `group` has: the last one may be short."""
+        return -(-min(self.group_blocks, self.blocks - self.begin(group)) // self.cluster_blocks)
 
     def has_super(self, group: int) -> bool:
         if self.backups is not None:
@@ -196,15 +200,13 @@ class Reader:
                 raise DiskError(f"{self.device} ends at {offset + len(self._window)}, too soon")
         return self._window[start : start + size]
 
-    def read_all(self, places: Iterable[tuple[int, int]]) -> Iterator[bytes]:
-        """Yield what is at each of `places`, (offset, size); the disk hears of many ahead."""
+    def read_all(self, places: Iterable[Extent]) -> Iterator[bytes]:
+        """Yield what is at each of `places`; the disk hears of many ahead."""
         left = iter(places)
         while some := tuple(islice(left, _AHEAD)):
-            for offset, size in some:
-                with contextlib.suppress(OSError):
-                    os.posix_fadvise(self._fd, offset, size, os.POSIX_FADV_WILLNEED)
-            for offset, size in some:
-                yield self.read(offset, size)
+            block.expect(self._fd, some)
+            for place in some:
+                yield self.read(place.offset, place.size)
 
 
 def read_shape(disk: Reader) -> Shape:
