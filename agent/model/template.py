@@ -20,6 +20,8 @@ CONFIG_TYPE = "application/vnd.metalcast.template.config.v1+json"
 INDEX_TYPE = "application/vnd.metalcast.template.index.v1+zstd"
 PACK_TYPE = "application/vnd.metalcast.template.pack.v1+zstd"
 VOLUME_ANNOTATION = "org.metalcast.volume"
+TITLE_ANNOTATION = "org.opencontainers.image.title"
+"""The file that `oras pull` makes of a layer; it fetches no layer without one."""
 FROM_ANNOTATION = "org.metalcast.from"
 """On a pack that an incremental capture took over: the manifest that it was made for."""
 

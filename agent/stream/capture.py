@@ -22,6 +22,7 @@ from agent.model.template import (
     MANIFEST_MAX_BYTES,
     MANIFEST_TYPE,
     PACK_TYPE,
+    TITLE_ANNOTATION,
     VOLUME_ANNOTATION,
     Descriptor,
     Digest,
@@ -197,7 +198,6 @@ class _Volume:
         self._levels = Levels(level, self._lanes)
         self._courier = Courier(self._stages)
         self._packs = PackWriter(self._start_pack, self._finish_pack, pack_bytes)
-        self._annotations = {VOLUME_ANNOTATION: source.volume.id}
         self._number = first_pack
         """The number that the next pack gets: packs count in the order of their first use."""
         self._layers: dict[int, Descriptor] = {}
@@ -230,7 +230,7 @@ class _Volume:
                         self._meter.report(Logged(level=Level.WARNING, message=text))
                 self._packs.close()
                 writer.close()
-                layer = index.finish(INDEX_TYPE, self._annotations)
+                layer = index.finish(INDEX_TYPE, self._annotations("index"))
                 self._courier.close(self._meter.tick)
             except BaseException:
                 self._courier.stop()
@@ -321,7 +321,9 @@ class _Volume:
         assert self._parent is not None
         if theirs not in self._taken_over:
             self._taken_over[theirs] = number = self._next_number()
-            self._layers[number] = self._parent.pack(theirs)
+            pack = self._parent.pack(theirs)
+            annotations = pack.annotations | self._annotations(f"{number:05}.pack")
+            self._layers[number] = msgspec.structs.replace(pack, annotations=annotations)
         return self._taken_over[theirs]
 
     def _next_number(self) -> int:
@@ -339,8 +341,13 @@ class _Volume:
         return self._blob(self._target.begin(lambda: self._replay(inside), self._courier.pause))
 
     def _finish_pack(self, pack: BlobWriter) -> None:
-        self._layers[self._own] = pack.finish(PACK_TYPE, self._annotations)
+        annotations = self._annotations(f"{self._own:05}.pack")
+        self._layers[self._own] = pack.finish(PACK_TYPE, annotations)
         self._in_pack = []
+
+    def _annotations(self, what: str) -> dict[str, str]:
+        volume = self._source.volume.id
+        return {VOLUME_ANNOTATION: volume, TITLE_ANNOTATION: f"{volume}.{what}.zst"}
 
     def _replay(self, inside: list[tuple[Chunk, int]]) -> Iterator[bytes]:
         """Make the frames of a pack once more: the source is still as it was."""

@@ -8,7 +8,7 @@ import pytest
 
 from agent.errors import TemplateError
 from agent.model.job import Verify
-from agent.model.template import CHUNK_BYTES, FROM_ANNOTATION, PACK_TYPE
+from agent.model.template import CHUNK_BYTES, FROM_ANNOTATION, PACK_TYPE, TITLE_ANNOTATION
 from agent.store.registry import RegistryClient
 from agent.store.target import RegistryTarget
 from agent.store.template import open_template
@@ -97,6 +97,8 @@ def test_only_changed_chunks_travel_and_a_chain_of_them_is_whole(
     packs = open_template(client, last.digest).manifest.packs
     assert any(FROM_ANNOTATION in pack.annotations for pack in packs)
     assert all(pack.media_type == PACK_TYPE for pack in packs)
+    titles = [pack.annotations[TITLE_ANNOTATION] for pack in packs]
+    assert titles == [f"root.{number:05}.pack.zst" for number in range(len(packs))]
 
 
 def test_nothing_changed_is_next_to_nothing_sent(client: RegistryClient, tmp_path: Path) -> None:
