@@ -8,13 +8,15 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from agent.console import failure_page
+from agent.console import failure_page, with_lack
 from agent.errors import AgentError, ExitStatus, UsageError, exit_status
 from agent.flows import by_hand, start
 from agent.flows.failures import failure_of
 from agent.flows.version import version
 from agent.model.job import Verify
 from agent.model.storage import Shape
+from agent.trust.keyring import read_keyring
+from agent.trust.minisign import TrustError
 
 _STATUS = """\
 exit status: 0 done; 1 bug in Metalcast; 2 unknown or malformed argument;
@@ -147,6 +149,15 @@ def _add_yes(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--yes", action="store_true", help="do not ask before it begins")
 
 
+def _failure(error: AgentError) -> str:
+    page = failure_page(failure_of(error))
+    try:
+        lack = read_keyring().lack
+    except TrustError:  # then it is what the page is about
+        return page
+    return with_lack(page, lack)
+
+
 def main(words: Sequence[str] | None = None) -> int:
     """Run one verb; return the exit status of the table in agent.errors."""
     args = parser().parse_args(words)
@@ -155,7 +166,7 @@ def main(words: Sequence[str] | None = None) -> int:
         return run(args)
     except AgentError as error:
         usage = isinstance(error, UsageError)
-        text = f"error: {error}" if usage else failure_page(failure_of(error))
+        text = f"error: {error}" if usage else _failure(error)
         if usage and error.hint:
             text += f"\n  try      {error.hint}"
         print(text, file=sys.stderr)

@@ -71,9 +71,11 @@ class Screen:
 class Console:
     """All consoles of the machine as one: everything is shown on each, a line comes from any."""
 
-    def __init__(self, screens: Iterable[Screen], inputs: Iterable[int]) -> None:
+    def __init__(self, screens: Iterable[Screen], inputs: Iterable[int], lack: str = "") -> None:
         self.screens = tuple(screens)
         self.inputs = tuple(inputs)
+        self.lack = lack
+        """The keys that the image was built without: every page and progress line says so."""
         self._typed: dict[int, bytes] = {}
         self._progress_at = 0.0
         self._progress_of = ""
@@ -81,6 +83,10 @@ class Console:
     def say(self, text: str = "") -> None:
         for screen in self.screens:
             screen.put(text + "\n")
+
+    def show(self, page: str) -> None:
+        """Say `page`, and which keys the image lacks: a page may be all that somebody sees."""
+        self.say(with_lack(page, self.lack))
 
     def ask(self, question: str) -> str:
         """Show `question` and return the line that somebody types on any console.
@@ -119,21 +125,28 @@ class Console:
                 fresh = progress.what != self._progress_of
                 if fresh or ends or now - self._progress_at >= PROGRESS_EVERY_S:
                     self._progress_at, self._progress_of = now, progress.what
-                    self.say(progress_line(progress))
+                    self.say(progress_line(progress, self.lack))
             case StepStarted(index=index, count=count, summary=summary):
                 self.say(f"[{index}/{count}] {summary}")
             case Logged(level=level, message=message):
                 self.say(message if level is Level.INFO else f"{level.value}: {message}")
             case PlanMade(text=text):
-                self.say(text)
+                self.show(text)
             case Succeeded(result=result):
                 line = result_line(result)
-                self.say(f"done: {line}" if line else "done")
+                self.show(f"done: {line}" if line else "done")
             case Failed(failure=failure):
-                self.say(failure_page(failure))
+                self.show(failure_page(failure))
 
 
-def progress_line(progress: Progress) -> str:
+def with_lack(page: str, lack: str) -> str:
+    """Return `page` as it is shown by an image that was built without keys, if it was."""
+    if not lack:
+        return page
+    return f"{page}\nThis image has {lack}: what they would vouch for is NOT VERIFIED."
+
+
+def progress_line(progress: Progress, lack: str = "") -> str:
     """Return `  root  41 %  312.0 MiB of 760.1 MiB  95.0 MiB/s  5 s left  (slowest: decode)`."""
     percent = 100 * progress.done_bytes // progress.total_bytes if progress.total_bytes else 100
     done, total = format_bytes(progress.done_bytes), format_bytes(progress.total_bytes)
@@ -144,6 +157,8 @@ def progress_line(progress: Progress) -> str:
         words.append(f"{duration(progress.seconds_left)} left")
     if progress.bottleneck:
         words.append(f"(slowest: {progress.bottleneck})")
+    if lack:
+        words.append(f"({lack})")
     return "  ".join(words)
 
 

@@ -25,7 +25,6 @@ from agent.model.job import (
     DeploySpec,
     Finish,
     Hello,
-    ImageKeys,
     InspectSpec,
     MachineId,
     WipeSpec,
@@ -39,7 +38,6 @@ from agent.store.sources import open_mirrors
 from agent.system.command import Runner
 from agent.trust.claims import TrustedClaim, clock_difference_s
 from agent.trust.keyring import Keyring
-from agent.trust.minisign import ids_of
 
 T = TypeVar("T")
 
@@ -166,15 +164,11 @@ class NetbootedAgent:
             uuid=inventory.board.uuid,
             inventory=inventory,
             trouble=trouble,
-            keys=None if trouble else self._keys(),
+            keys=None if trouble else self.keyring.ids,
         )
         if not patient:
             return self.server.hello(hello).machine
         return self._patiently(lambda: self.server.hello(hello)).machine
-
-    def _keys(self) -> ImageKeys:
-        ring = self.keyring
-        return ImageKeys(templates=ids_of(ring.templates), server=ids_of(ring.server))
 
     def _claim(self, machine: MachineId) -> TrustedClaim | None:
         keys = self.keyring.server

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from agent.console import Console, duration, standard_console
+from agent.console import Console, duration, standard_console, with_lack
 from agent.errors import ExitStatus, Refused, UsageError
 from agent.flows.capture import capture as capture_flow
 from agent.flows.deploy import NO_JOB, make_plan, render_page
@@ -30,7 +30,7 @@ from agent.store.retry import Retry
 from agent.store.source import BlobSource
 from agent.store.sources import open_source
 from agent.system.command import Run
-from agent.trust.keyring import read_keyring
+from agent.trust.keyring import Keyring, read_keyring
 from agent.units import format_bytes
 
 _HINTS = ("serial", "wwn", "model", "vendor", "hctl", "by_path", "transport", "size", "name")
@@ -39,16 +39,24 @@ _FILE_MAX_BYTES = 256 * 1024
 
 def inspect(args: argparse.Namespace) -> int:
     inventory = probe_inventory(Run(), lldp_seconds=args.lldp_seconds)
-    print(pretty(inventory) if args.json else render_inventory(inventory))
-    return ExitStatus.DONE
+    return _print(args, inventory, render_inventory(inventory), read_keyring())
 
 
 def plan(args: argparse.Namespace) -> int:
     spec, reference = _deploy_spec(args)
     place = _place(args, spec.template, lambda _: None)
     made, _, trusted = make_plan(place, spec, reference, NO_JOB)
-    facts = {"digest": made.digest, "signature": trusted.signed, "plan": made}
-    print(pretty(facts) if args.json else render_page(made, trusted))
+    facts = {
+        "digest": made.digest,
+        "signature": trusted.signed,
+        "keys": place.keyring.ids,
+        "plan": made,
+    }
+    return _print(args, facts, render_page(made, trusted), place.keyring)
+
+
+def _print(args: argparse.Namespace, facts: Any, page: str, keyring: Keyring) -> int:
+    print(pretty(facts) if args.json else with_lack(page, keyring.lack))
     return ExitStatus.DONE
 
 
@@ -57,8 +65,10 @@ def deploy(args: argparse.Namespace) -> int:
     spec, reference = _deploy_spec(args)
     console = standard_console()
     report = partial(_asking, console, args.yes, "Write this to the disk?")
-    result = deploy_flow(_place(args, spec.template, report), spec, reference, NO_JOB)
-    console.say(f"The disk {result['disk']} holds {args.template}; it boots.")
+    place = _place(args, spec.template, report)
+    console.lack = place.keyring.lack
+    result = deploy_flow(place, spec, reference, NO_JOB)
+    console.show(f"The disk {result['disk']} holds {args.template}; it boots.")
     console.drain()
     return ExitStatus.DONE
 
@@ -81,8 +91,10 @@ def capture(args: argparse.Namespace) -> int:
     )
     console = standard_console()
     report = partial(_asking, console, args.yes, "Capture it?")
-    result = capture_flow(_place(args, spec.name, report), spec)
-    console.say(receipt(result))
+    place = _place(args, spec.name, report)
+    console.lack = place.keyring.lack
+    result = capture_flow(place, spec)
+    console.show(receipt(result))
     console.drain()
     return ExitStatus.DONE
 

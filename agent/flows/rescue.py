@@ -53,10 +53,10 @@ class Rescue:
         inventory = probe_inventory(self.run, boot_mac=self.args.bootif)
         for line in self.keyring.lines():
             self.console.say(line)
-        self.console.say(render_choices(inventory))
+        self.console.show(render_choices(inventory))
         drive = self._disk(questions, inventory)
         plan = self._look(inventory, drive)
-        self.console.say(render_sizes(plan))
+        self.console.show(render_sizes(plan))
         name = questions.ask(
             "Name of the template?",
             matching(NAME_PATTERN, "lower-case letters, digits, and . _ - / between them"),
@@ -183,9 +183,9 @@ class Rescue:
         result = agent.do_claimed(claim, inventory)
         if result is None:
             raise ServerError("the capture failed; the reason is above", hint="start again")
-        self.console.say(receipt(result))
         name = result["name"]
-        self.console.say(
+        self.console.show(
+            f"{receipt(result)}\n"
             "  again      metalcast.mode=capture "
             f"metalcast.server={agent.server.base_url} metalcast.name={name} "
             f"{kernel_argument(*hint)} metalcast.yes=yes"

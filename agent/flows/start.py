@@ -35,12 +35,13 @@ def boot(args: argparse.Namespace) -> int:
         bootargs = read_bootargs(args.cmdline)
         on_error = bootargs.on_error
         keyring = read_keyring()
+        console.lack = keyring.lack
         for line in keyring.lines():
             console.say(line)
         finish = work(bootargs, console, keyring)
     except Exception as error:
         bug = not isinstance(error, AgentError)
-        console.say(traceback_of(error) if bug else failure_page(failure_of(error)))
+        console.show(traceback_of(error) if bug else failure_page(failure_of(error)))
         status = exit_status(error)
         console.drain()
         tell_trouble(args.cmdline, console, error)
@@ -86,9 +87,10 @@ def network(args: argparse.Namespace) -> int:
 
 def rescue_by_hand(args: argparse.Namespace) -> int:
     """Ask the technician's questions on this terminal; the network is as it is."""
-    console = standard_console()
+    console, keyring = standard_console(), read_keyring()
+    console.lack = keyring.lack
     bootargs = read_bootargs(args.cmdline, strict=False)
-    Rescue(Run(), console, bootargs, Questions(console), read_keyring()).work()
+    Rescue(Run(), console, bootargs, Questions(console), keyring).work()
     console.drain()
     return ExitStatus.DONE
 
@@ -105,7 +107,7 @@ def work(args: BootArgs, console: Console, keyring: Keyring) -> Finish:
     """Do what the mode says; return how the machine goes on."""
     run = Run()
     if args.mode == "inspect" and args.server is None:
-        console.say(render_inventory(probe_inventory(run, lldp_seconds=args.lldp_seconds)))
+        console.show(render_inventory(probe_inventory(run, lldp_seconds=args.lldp_seconds)))
         return args.finish or Finish.STAY
     if args.mode in ("rescue", "capture"):
         questions = Questions(console, unattended=not console.inputs)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from agent.model.job import ImageKeys
 from agent.trust.minisign import (
     PUBLIC_KEY_MAX_BYTES,
     PublicKey,
@@ -23,6 +24,19 @@ class Keyring:
 
     templates: tuple[PublicKey, ...] = ()
     server: tuple[PublicKey, ...] = ()
+
+    @property
+    def lack(self) -> str:
+        """Return `no keys`, or which of the two there are none of; empty if there are both."""
+        if not self.templates and not self.server:
+            return "no keys"
+        kinds = (("template", self.templates), ("server", self.server))
+        return "".join(f"no {kind} keys" for kind, keys in kinds if not keys)
+
+    @property
+    def ids(self) -> ImageKeys:
+        """Return the ids of the keys, as the server is told them."""
+        return ImageKeys(templates=ids_of(self.templates), server=ids_of(self.server))
 
     def lines(self) -> tuple[str, ...]:
         """Return what a person at the console should know of this."""
