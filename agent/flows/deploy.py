@@ -28,7 +28,7 @@ from agent.planning.review import render_plan
 from agent.planning.targets import target_disks
 from agent.probe import probe_drives
 from agent.report import Report
-from agent.store.template import Template, open_template
+from agent.store.template import Template, check_complete, open_template
 from agent.stream.progress import slowest
 from agent.stream.restore import restore_volume, volume_bytes
 from agent.stream.verify import verify_volume
@@ -122,12 +122,15 @@ def _add(sums: dict[str, float], seconds: Mapping[str, float]) -> None:
 def make_plan(
     place: Workplace, spec: DeploySpec, reference: str, job: str
 ) -> tuple[Plan, Template, TrustedTemplate]:
-    """Verify the template's signature and manifest, choose the disks, decide. Nothing is written.
+    """Verify the template's signature and all but its packs, choose the disks, decide.
+
+    Nothing is written.
 
     Raises PlanRefused with every objection, TrustError, TemplateError, ServerError.
     """
     trusted = trust_template(place, spec.template, reference)
     template = open_template(place.source, trusted.digest)
+    check_complete(template)
     drives = target_disks(spec, template.config, place.inventory.disks)
     plan = plan_deploy(place.inventory, template.config, spec, drives, job)
     return plan, template, trusted

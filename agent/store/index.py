@@ -30,6 +30,7 @@ from agent.units import MiB
 MAX_LINE_BYTES: Final = 1 * MiB
 _READ_BYTES: Final = 256 * 1024
 _STEP: Final = 128
+_TOGETHER_BYTES: Final = 16 * 1024
 _ZERO_PACK: Final = -1
 
 
@@ -134,9 +135,7 @@ class _Rules:
         elif start < self._high:
             broken = f"chunk {entry.number} begins before {self._high}, where the one before ends"
         self._number = entry.number
-        broken = broken or self._extents(entry, start)
-        self._high = max(self._high, sum(entry.extents[-1]))
-        return broken or self._place(entry)
+        return broken or self._extents(entry, start) or self._place(entry)
 
     def broken_at_end(self) -> str | None:
         if self._packs is None:
@@ -162,6 +161,8 @@ class _Rules:
             content += size
         if content > CHUNK_BYTES and entry.pack != _ZERO_PACK:
             return f"{content} bytes of content, at most {CHUNK_BYTES} may be"
+        if before > self._high:
+            self._high = before
         return None
 
     def _place(self, entry: IndexEntry) -> str | None:
@@ -247,16 +248,17 @@ def _lines(stream: Source, name: str) -> Iterator[bytes]:
                 rest += unpack.decompress(data[start : start + _STEP])
             except zstandard.ZstdError as error:
                 raise TemplateError(f"{name}: is not zstd as we know it: {error}") from error
-            start_of_line = 0
-            while (end := rest.find(b"\n", start_of_line)) >= 0:
-                if end - start_of_line > MAX_LINE_BYTES:
-                    break
+            if len(rest) < _TOGETHER_BYTES and not unpack.eof:
+                continue
+            *lines, last = bytes(rest).split(b"\n")
+            for line in lines:
                 number += 1
-                yield bytes(rest[start_of_line:end])
-                start_of_line = end + 1
-            del rest[:start_of_line]
-            if len(rest) > MAX_LINE_BYTES:
+                if len(line) > MAX_LINE_BYTES:
+                    _refuse(name, number, f"longer than {MAX_LINE_BYTES} bytes")
+                yield line
+            if len(last) > MAX_LINE_BYTES:
                 _refuse(name, number + 1, f"longer than {MAX_LINE_BYTES} bytes")
+            rest = bytearray(last)
     if unpack.unused_data or stream.read(1):
         _refuse(name, number + 1, "something follows the zstd frame")
     if rest:

@@ -110,11 +110,33 @@ def open_template(client: BlobSource, digest: Digest) -> Template:
     data, found = client.manifest(digest)
     manifest = read_manifest(data, f"manifest {found[:19]}")
     config = read_config(client.blob(manifest.config, CONFIG_MAX_BYTES), manifest.config.digest)
-    blobs = _sorted_layers(manifest, config.layout)
+    blobs = _sorted_layers(manifest, found, config.layout)
     for volume_id, volume in blobs.items():
         if not client.has_blob(volume.index.digest):
             raise TemplateError(f"the index of {volume_id} is missing: {volume.index.digest}")
     return Template(client, found, manifest, config, blobs)
+
+
+def check_indexes(template: Template) -> None:
+    """Read every index to its end. Raises TemplateError at the first rule that is broken."""
+    for volume in template.blobs:
+        for _ in template.entries(volume)[1]:
+            pass
+
+
+def check_complete(template: Template) -> None:
+    """See that each index is right to its end and each pack there, before a disk depends on it.
+
+    What is in the packs is verified as it is restored. Raises TemplateError, ServerError.
+    """
+    check_indexes(template)
+    for volume, blobs in template.blobs.items():
+        for digest in {pack.digest for pack in blobs.packs.values()}:
+            if not template.client.has_blob(digest):
+                raise TemplateError(
+                    f"a pack of {volume} is missing: {digest}",
+                    hint="metalcast template verify says what else is",
+                )
 
 
 def read_manifest(data: bytes, name: str) -> Manifest:
@@ -150,7 +172,7 @@ def read_config(data: bytes, digest: Digest) -> TemplateConfig:
     return config
 
 
-def _sorted_layers(manifest: Manifest, layout: Layout) -> dict[str, VolumeBlobs]:
+def _sorted_layers(manifest: Manifest, digest: Digest, layout: Layout) -> dict[str, VolumeBlobs]:
     """Return the layers by volume. Raises TemplateError unless each index leads its packs."""
     volumes = {volume.id: volume for volume in layout.volumes}
     found: dict[str, VolumeBlobs] = {}
@@ -158,7 +180,7 @@ def _sorted_layers(manifest: Manifest, layout: Layout) -> dict[str, VolumeBlobs]
     number = 0
     last: str | None = None
     for place, layer in enumerate(manifest.layers):
-        where = f"layer {place} of the manifest"
+        where = f"layer {place} ({layer.digest[:19]}) of manifest {digest[:19]}"
         volume_id = layer.annotations.get(VOLUME_ANNOTATION)
         if volume_id is None or volume_id not in volumes:
             raise TemplateError(f"{where}: the layout has no volume {volume_id!r}")

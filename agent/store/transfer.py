@@ -16,7 +16,7 @@ from agent.model.wire import decode
 from agent.store.retry import Transient, Tries
 from agent.store.source import BlobSource, blob_digest
 from agent.store.target import Target
-from agent.store.template import Template, open_template
+from agent.store.template import check_indexes, open_template
 from agent.trust.minisign import SIGNATURE_MAX_BYTES
 from agent.trust.templates import (
     LIST_MAX_BYTES,
@@ -132,14 +132,6 @@ def copy_template(
     if put != digest:
         raise TemplateError(f"the manifest became {put} on its way, it was {digest}")
     return moved
-
-
-def check_indexes(template: Template) -> None:
-    """Read every index to its end. Raises TemplateError at the first rule that is broken."""
-    for volume in template.blobs:
-        _, entries = template.entries(volume)
-        for _ in entries:
-            pass
 
 
 def _copy_signatures(source: BlobSource, digest: Digest, target: Target) -> bool:

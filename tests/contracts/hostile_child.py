@@ -10,7 +10,7 @@ import traceback
 from pathlib import Path
 
 from agent.errors import AgentError, reasons
-from agent.store.template import open_template
+from agent.store.template import check_complete, open_template
 from agent.stream.restore import restore_volume
 from agent.units import MiB
 from tests.contracts.stream_builders import BASE, make_client
@@ -26,7 +26,9 @@ def restore(url: str, target: Path, digest: str) -> dict[str, object]:
     answer: dict[str, object] = {"digest": digest, "kind": "none", "message": ""}
     client = make_client(url)
     try:
-        restore_volume(open_template(client, digest), "root", target, BASE, lanes=1)
+        template = open_template(client, digest)
+        check_complete(template)
+        restore_volume(template, "root", target, BASE, lanes=1)
     except AgentError as error:
         answer |= {"kind": type(error).__name__, "message": " | ".join(reasons(error))}
     except BaseException:

@@ -156,6 +156,22 @@ def million(lines: list[Any]) -> None:
     lines[1:] = [b"[%d,[[%d,512]],-1,0,0,null,null]\n" % (n, n * CHUNK_BYTES) for n in range(10**6)]
 
 
+def all_but_the_last(maker: Maker) -> str:
+    """Return a template of 4 TB whose index is right up to the last of its million lines."""
+    count = 10**6
+    size = count * CHUNK_BYTES
+    head = maker.lines[0] | {"volume_bytes": size, "chunks": count}
+    line = b"[%d,[[%d,512]],-1,0,0,null,null]\n"
+    lines = [line % (n, n * CHUNK_BYTES) for n in range(count - 1)]
+    lines.append(line % (count - 1, size))
+    layers = maker.good.manifest.layers[:1]
+    larger = with_number(maker, b"size_bytes", SIZE, size)
+    text = frame(b"".join((as_line(head), *lines)))
+    changed = msgspec.structs.replace(layers[0], digest=maker.blob(text), size=len(text))
+    manifest = open_template(maker.good.client, larger).manifest
+    return maker.push(msgspec.structs.replace(manifest, layers=(changed,)))
+
+
 def with_zeros(maker: Maker, offset: int, size: int) -> str:
     """Return a template with zeros beside the first stored chunk, `offset` behind its start."""
 
@@ -210,6 +226,7 @@ INDEX: dict[str, Callable[[Maker], str]] = {
     "zeros in a part of a page": partial(with_zeros, offset=512, size=512),
     "zeros over the next chunk": partial(with_zeros, offset=CHUNK_BYTES, size=CHUNK_BYTES),
     "a million entries": lambda maker: maker.text(million),
+    "a million entries, the last one wrong": all_but_the_last,
     "an overlap in a pack": lambda maker: maker.text(put(stored_line(maker, 1), 3, 1)),
     "NaN": lambda maker: maker.text(raw(1, b'[NaN,[[0,512]],-1,0,0,null,"%s"]' % HEX.encode())),
     "NaN in the head": lambda maker: maker.text(raw(0, b'{"format":NaN}')),

@@ -5,6 +5,7 @@ memory are measured. Nothing wrong may be on the disk afterwards.
 """
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -12,9 +13,16 @@ from pathlib import Path
 
 import pytest
 
+from agent.errors import TemplateError
+from agent.flows.deploy import NO_JOB, make_plan
+from agent.flows.workplace import Workplace
+from agent.model.job import DeploySpec
 from agent.model.template import CHUNK_BYTES
 from agent.store.template import open_template
+from agent.system.command import Run
+from agent.trust.keyring import Keyring
 from agent.units import MiB
+from tests.contracts.api_server import make_inventory
 from tests.contracts.fake_registry import FakeRegistry
 from tests.contracts.hostile_templates import CASES, SIZE, Maker
 from tests.contracts.seeds import tried
@@ -22,6 +30,8 @@ from tests.contracts.stream_builders import BASE, capture, make_client, make_sou
 
 DATA = mixed_bytes(SIZE, seed=11)
 MOST_SECONDS = 1.0
+SECONDS = {"index: a million entries, the last one wrong": 5.0}
+"""It is read to its end, before anything is written: a second, on a machine that is not busy."""
 MOST_MIB = 100
 ROOT = Path(__file__).parents[2]
 
@@ -32,6 +42,8 @@ class Verdict:
     message: str
     seconds: float
     peak_mib: float
+    blobs: frozenset[str]
+    """The digests of the manifest and of all that it names."""
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +56,7 @@ def verdicts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Verdict]:
         captured = capture(client, make_source(folder, DATA), pack_bytes=5 * MiB)
         maker = Maker(registry, open_template(client, captured.digest))
         digests = {name: make(maker) for name, make in CASES.items()}
+        blobs = {digest: blobs_of(registry, digest) for digest in digests.values()}
         ran = subprocess.run(
             [sys.executable, "-m", "tests.contracts.hostile_child", url, folder],
             input="\n".join((captured.digest, *digests.values())) + "\n",
@@ -57,7 +70,13 @@ def verdicts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Verdict]:
     found = [json.loads(line) for line in ran.stdout.splitlines()]
     assert found[0]["kind"] == "none", "the good one is restored"
     answers = {
-        name: Verdict(one["kind"], one["message"], one["seconds"], one["peak_mib"])
+        name: Verdict(
+            one["kind"],
+            one["message"],
+            one["seconds"],
+            one["peak_mib"],
+            blobs[one["digest"]],
+        )
         for name, one in zip(digests, found[1:], strict=True)
     }
     tried(len(answers), "hostile templates")
@@ -69,6 +88,11 @@ def verdicts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Verdict]:
     for number in range(1, len(found)):
         written_chunks(folder / f"{number}.img")
     return answers
+
+
+def blobs_of(registry: FakeRegistry, manifest: str) -> frozenset[str]:
+    named = re.findall(rb"sha256:[0-9a-f]{64}", registry.manifests[manifest])
+    return frozenset((manifest, *(digest.decode() for digest in named)))
 
 
 def written_chunks(target: Path) -> int:
@@ -90,8 +114,31 @@ def test_a_hostile_template_is_refused(verdicts: dict[str, Verdict], name: str) 
     verdict = verdicts[name]
     assert verdict.kind in ("TemplateError", "ChunkCorrupt", "BadDocument", "ServerError"), verdict
     assert "Traceback" not in verdict.message
-    named = ("sha256:", "layer ", "pack ", "chunk ", "config ", "manifest ", "index ")
-    assert any(word in verdict.message for word in named), verdict.message
+    assert any(blob[:19] in verdict.message for blob in verdict.blobs), verdict.message
     assert len(verdict.message) < 2000, "a message is for a person"
-    assert verdict.seconds < MOST_SECONDS, verdict
+    if name in SECONDS:
+        assert "line 1000001: " in verdict.message
+    assert verdict.seconds < SECONDS.get(name, MOST_SECONDS), verdict
     assert verdict.peak_mib < MOST_MIB, verdict
+
+
+@pytest.mark.parametrize(("name", "refusal"), [("wrong", "line 3: "), ("missing", "is missing: ")])
+def test_no_plan_is_made_of_a_template_that_is_not_whole(
+    tmp_path: Path, name: str, refusal: str
+) -> None:
+    """A deployment makes its plan before it writes anything: table and old data are still there."""
+    registry = FakeRegistry()
+    with registry.serving() as url:
+        client = make_client(url)
+        digest = capture(client, make_source(tmp_path, DATA), pack_bytes=5 * MiB).digest
+        good = open_template(client, digest)
+        if name == "wrong":
+            digest = CASES["index: a chunk twice"](Maker(registry, good))
+        else:
+            del registry.blobs[good.manifest.packs[-1].digest]
+        place = Workplace(Run(), make_inventory(), lambda _: None, client, Keyring())
+        with pytest.raises(
+            TemplateError, match=rf"sha256:[0-9a-f]{{12}}.*{refusal}|{refusal}sha256"
+        ):
+            make_plan(place, DeploySpec(template="demo"), digest, NO_JOB)
+        client.close()
