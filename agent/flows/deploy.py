@@ -51,8 +51,9 @@ class TemplateSource:
     serials: Mapping[Path, str | None]
     """Of the disks; for messages."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """Of each stage of the restores, summed over their threads; `seconds_each` by thread."""
+    """Of each stage of what was restored and read back, summed over its threads."""
     seconds_each: dict[str, float] = field(default_factory=dict)
+    """The same by thread: the largest is what the deployment waited for."""
     fetched_bytes: int = 0
     written_bytes: int = 0
     kept_bytes: int = 0
@@ -102,6 +103,8 @@ class TemplateSource:
             serial=self.serials.get(device),
         )
         self.read_back_bytes += done.bytes_checked
+        _add(self.seconds, done.stage_seconds)
+        _add(self.seconds_each, done.seconds_each)
 
     def small(self, volume: str, max_bytes: int) -> bytes:
         return volume_bytes(self.template, volume, max_bytes)

@@ -3,6 +3,8 @@
 from enum import StrEnum
 from typing import Any
 
+import msgspec
+
 from agent.model.wire import Value
 
 
@@ -15,10 +17,19 @@ class Progress(Value, frozen=True, kw_only=True):
     rate: int = 0
     seconds_left: int | None = None
     bottleneck: str | None = None
+    """The stage that the others wait for."""
+    stage_seconds: dict[str, float] = msgspec.field(default_factory=dict)
+    """What its threads spent in each stage until now, in sum."""
 
     @classmethod
     def at(
-        cls, what: str, done_bytes: int, total_bytes: int, rate: int, bottleneck: str | None = None
+        cls,
+        what: str,
+        done_bytes: int,
+        total_bytes: int,
+        rate: int,
+        bottleneck: str | None = None,
+        stage_seconds: dict[str, float] | None = None,
     ) -> "Progress":
         """Return how far `what` is, with the time that the rest takes at this rate."""
         left = max(total_bytes - done_bytes, 0)
@@ -29,6 +40,7 @@ class Progress(Value, frozen=True, kw_only=True):
             rate=rate,
             seconds_left=-(-left // rate) if rate else None,
             bottleneck=bottleneck,
+            stage_seconds=stage_seconds or {},
         )
 
 

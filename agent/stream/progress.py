@@ -88,7 +88,6 @@ class Meter:
             self._seen.popleft()
         then, before = self._seen[0]
         rate = int((self.done_bytes - before) / (now - then)) if now > then else 0
-        progress = Progress.at(
-            self.what, self.done_bytes, self.total_bytes, rate, self.stages.bottleneck
-        )
+        slow, seconds = self.stages.bottleneck, self.stages.seconds
+        progress = Progress.at(self.what, self.done_bytes, self.total_bytes, rate, slow, seconds)
         self.report(Progressed(progress=progress))

@@ -32,6 +32,9 @@ class Verified:
     seed: int | None
     """What a sample was drawn with, to draw it again."""
     stage_seconds: dict[str, float]
+    """Of `read_back` and `compare`, summed over the lanes; where chunks were fetched, of that."""
+    seconds_each: dict[str, float]
+    """The same by thread."""
 
 
 def verify_volume(
@@ -55,7 +58,7 @@ def verify_volume(
     """
     stages = Stages()
     if mode is Verify.NONE:
-        return Verified(0, 0, 0, None, {})
+        return Verified(0, 0, 0, None, {}, {})
     if mode is Verify.SAMPLE and seed is None:
         seed = random.SystemRandom().randrange(2**32)
     with DiskFile(disk, serial=serial) as written:
@@ -88,12 +91,21 @@ def verify_volume(
             for entry in queue:
                 work.verify(entry, reader)
 
+        count = default_lanes() if lanes is None else lanes
+        stages.share(("read_back", "compare", "fetch", "verify", "decode"), count)
         pump.start("index", dispatch)
-        for number in range(default_lanes() if lanes is None else lanes):
+        for number in range(count):
             pump.start(f"verify-{number}", lane)
         pump.wait(meter.tick)
         meter.tick(final=True)
-    return Verified(work.chunks, work.bytes_checked, head.chunks, seed, stages.seconds)
+    return Verified(
+        chunks_checked=work.chunks,
+        bytes_checked=work.bytes_checked,
+        chunks=head.chunks,
+        seed=seed,
+        stage_seconds=stages.seconds,
+        seconds_each=stages.each,
+    )
 
 
 def sample(entries: Iterable[IndexEntry], count: int, seed: int) -> Iterator[IndexEntry]:
@@ -144,9 +156,9 @@ class _Verify:
             for offset in range(run.offset, run.end, CHUNK_BYTES):
                 self.pump.check()
                 size = min(CHUNK_BYTES, run.end - offset)
-                with self.meter.stages.timed("read"):
+                with self.meter.stages.timed("read_back"):
                     content = reader.read((Extent(offset, size),))
-                with self.meter.stages.timed("hash"):
+                with self.meter.stages.timed("compare"):
                     if self.digest(content) != zeros_digest(self.algorithm, size):
                         raise self._differs(entry, offset)
                 checked += size
@@ -155,11 +167,11 @@ class _Verify:
     def _verify_stored(self, entry: IndexEntry, reader: ChunkReader) -> int:
         extents = extents_of(entry)
         skipped = [hole for hole in self.skip if any(overlap(run, hole) for run in extents)]
-        with self.meter.stages.timed("read"):
+        with self.meter.stages.timed("read_back"):
             content = reader.read(extents)
         if skipped:
             return self._compare(entry, content, skipped)
-        with self.meter.stages.timed("hash"):
+        with self.meter.stages.timed("compare"):
             if self.digest(content) != entry.content_digest:
                 raise self._differs(entry, extents[0].offset)
         return len(content)

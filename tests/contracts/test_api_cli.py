@@ -186,7 +186,10 @@ PROGRESS = {
     "total_bytes": 2**30,
     "rate": 100 * 2**20,
     "seconds_left": 65,
+    "bottleneck": "decode",
+    "stage_seconds": {"fetch": 1.5, "decode": 4.0},
 }
+RESULT = {"fetched_bytes": 2**20, "bottleneck": "decode", "stage_seconds": {"decode": 9.5}}
 
 
 def test_watching_a_job_from_the_wait_to_the_end(api: Api, call: Call) -> None:
@@ -198,7 +201,7 @@ def test_watching_a_job_from_the_wait_to_the_end(api: Api, call: Call) -> None:
         mine.events(job, PLAN, STEP)
         mine.events(job, {"kind": "progress", "progress": PROGRESS}, first=3)
         time.sleep(0.3)
-        mine.events(job, log("all is well"), SUCCEEDED, first=4)
+        mine.events(job, log("all is well"), {**SUCCEEDED, "result": RESULT}, first=4)
 
     working = threading.Thread(target=agent)
     working.start()
@@ -209,7 +212,8 @@ def test_watching_a_job_from_the_wait_to_the_end(api: Api, call: Call) -> None:
     assert lines[0] == f"{job} waits for its machine to boot from the network"
     assert "  1  erase" in lines
     assert "[2/3] restore root" in lines
-    assert "  root  512.0 MiB of 1.0 GiB  50 %  100.0 MiB/s  1:05 left" in lines
+    assert "  root  512.0 MiB of 1.0 GiB  50 %  100.0 MiB/s  1:05 left  (waits for decode)" in lines
+    assert "1.0 MiB fetched; slowest: decode" in lines
     assert lines[-1] == f"{job} succeeded"
 
 

@@ -64,6 +64,19 @@ def test_a_stream_tells_everything_and_ends_with_the_job(api: Api) -> None:
     assert [one["state"] for kind, one in found if kind == "job"] == ["running", "succeeded"]
 
 
+def test_how_long_each_stage_took_is_told_while_it_works_and_at_its_end(api: Api) -> None:
+    job, agent = start(api)
+    seconds = {"fetch": 1.5, "verify": 0.2, "decode": 4.0, "write": 3.1, "sync": 0.4}
+    progress = {"what": "restore root", "done_bytes": 1, "total_bytes": 2, "rate": 1}
+    told = {"bottleneck": "decode", "stage_seconds": seconds}
+    agent.events(job, {"kind": "progress", "progress": progress | told})
+    found = api.job(job)["progress"]
+    assert (found["bottleneck"], found["stage_seconds"]) == ("decode", seconds)
+    agent.events(job, {**SUCCEEDED, "result": told}, first=2)
+    (event,) = api.get(f"/api/v1/jobs/{job}/events").json()
+    assert event["happening"]["result"] == told
+
+
 def test_a_stream_goes_on_where_it_was_cut(api: Api) -> None:
     job, agent = start(api)
     agent.events(job, log("one"), log("two"), SUCCEEDED)

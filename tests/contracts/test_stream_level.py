@@ -8,12 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from agent.flows.deploy import TemplateSource
+from agent.model.event import Happening, Progressed
+from agent.model.job import Verify
 from agent.model.template import CHUNK_BYTES
 from agent.store.target import RegistryTarget
 from agent.store.template import open_template
 from agent.stream.capture import Captured, capture_template
 from agent.stream.progress import slowest
 from agent.stream.restore import restore_volume
+from agent.system.command import Run
 from agent.units import MiB
 from tests.contracts.fake_registry import FakeRegistry, Handler
 from tests.contracts.stream_builders import (
@@ -96,3 +100,21 @@ def test_a_restore_that_waits_for_the_medium_says_so(
     assert {"fetch", "verify", "decode", "write", "sync"} <= set(done.stage_seconds)
     assert done.stage_seconds["write"] > done.stage_seconds["sync"] >= 1
     assert slowest(done.seconds_each) == "sync"
+
+
+def test_a_deployment_has_the_seconds_of_every_stage_as_it_goes_and_at_its_end(
+    tmp_path: Path,
+) -> None:
+    told: list[Happening] = []
+    with world_of(tmp_path, CHUNKS * CHUNK_BYTES, seed=3) as world:
+        source = TemplateSource(Run(), world.template, {})
+        source.restore("root", world.target, BASE, (), told.append)
+        source.verify("root", world.target, BASE, Verify.FULL, (), told.append)
+    stages = {"fetch", "verify", "decode", "write", "sync", "read_back", "compare"}
+    assert stages <= set(source.seconds)
+    assert all(source.seconds[stage] > 0 for stage in stages)
+    assert source.seconds_each["read_back"] <= source.seconds["read_back"]
+    ends = [one.progress for one in told if isinstance(one, Progressed)]
+    assert {"fetch", "sync"} <= set(ends[-2].stage_seconds)
+    assert set(ends[-1].stage_seconds) == {"read_back", "compare"}
+    assert ends[-1].bottleneck in ends[-1].stage_seconds

@@ -210,7 +210,8 @@ function jobParts(job, seen, path) {
     ["Took", job.started_at && job.ended_at ? duration((Date.parse(job.ended_at) - Date.parse(job.started_at)) / 1000) : null],
     ["Claims", job.fence > 1 ? `${job.fence}: earlier agents fell silent` : null],
     ...Object.entries(seen.result || {}).filter(([key]) => key !== "digest")
-      .map(([key, value]) => [key.replaceAll("_", " "), typeof value === "object" ? JSON.stringify(value) : String(value)]),
+      .map(([key, value]) => [key.replaceAll("_", " "), key === "stage_seconds" ? stages(value)
+        : typeof value === "object" ? JSON.stringify(value) : String(value)]),
   ])];
   if (job.state === "running") {
     const p = job.progress;
@@ -219,7 +220,8 @@ function jobParts(job, seen, path) {
         h("span.quiet", {}, `${p.what}: ${bytes(p.done_bytes)} of ${bytes(p.total_bytes)}`,
           p.rate ? ` · ${bytes(p.rate)}/s` : "",
           p.seconds_left !== null && p.seconds_left !== undefined ? ` · ${duration(p.seconds_left)} left` : "",
-          p.bottleneck ? ` · waits for ${p.bottleneck}` : "")));
+          p.bottleneck ? ` · waits for ${p.bottleneck}` : "",
+          ` · ${stages(p.stage_seconds)}`)));
     }
   }
   parts.push(h(job.state === "succeeded" ? "div.card.success.stack" : "div.card.stack", {}, summary));
@@ -229,6 +231,10 @@ function jobParts(job, seen, path) {
   if (seen.log.length) parts.push(h("h2", {}, "Log"), h("div.card.log.mono", {}, seen.log.map((line) =>
     h("p", {}, h("time", {}, line.at.slice(11, 19)), h(`span.${line.level}`, {}, line.message)))));
   return parts;
+}
+
+function stages(seconds) {
+  return Object.entries(seconds || {}).map(([stage, took]) => `${stage.replaceAll("_", " ")} ${took.toFixed(1)} s`).join(", ");
 }
 
 function steps(job, found) {
