@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from agent.errors import ServerError, TemplateError
+from agent.errors import ServerError, SourceUnfit, TemplateError
 from agent.model.job import Verify
 from agent.model.template import PACK_TYPE, Descriptor
 from agent.store.pack import BlobWriter
 from agent.store.registry import RegistryClient
+from agent.store.target import RegistryTarget
 from agent.store.template import open_template
 from agent.store.upload import ResumedUpload
+from agent.stream.capture import capture_template
 from agent.stream.restore import restore_volume, volume_bytes
 from agent.stream.verify import verify_volume
 from agent.units import Extent, KiB, MiB
@@ -22,6 +24,7 @@ from tests.contracts.stream_builders import (
     BASE,
     capture,
     make_client,
+    make_config,
     make_source,
     make_target,
     mixed_bytes,
@@ -149,6 +152,22 @@ def test_a_template_travels_and_is_the_same(client: RegistryClient, tmp_path: Pa
         verified = verify_volume(template, "root", target, BASE, mode, skip=(head,))
     assert verified.chunks_checked == verified.chunks == restored.chunks
     assert verified.bytes_checked == len(data) - head.size
+
+
+def test_what_the_second_look_refuses_is_never_listed(
+    client: RegistryClient, tmp_path: Path
+) -> None:
+    source = make_source(tmp_path, mixed_bytes(9 * MiB, seed=2))
+    config, target = make_config(source.volume), RegistryTarget(client)
+
+    def differ() -> None:
+        raise SourceUnfit(("the two maps differ",))
+
+    with pytest.raises(SourceUnfit, match="the two maps differ"):
+        capture_template(target, config, [source], tag="latest", confirm=differ)
+    assert client.find_manifest("latest") is None
+    assert capture_template(target, config, [source], tag="latest").uploaded_bytes
+    assert client.find_manifest("latest") is not None
 
 
 def test_a_tiny_volume_comes_as_bytes(client: RegistryClient, tmp_path: Path) -> None:
