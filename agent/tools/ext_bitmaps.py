@@ -85,7 +85,7 @@ def _free_bounds(disk: Reader, shape: Shape, groups: Groups) -> Iterator[tuple[i
     total = 0
     cluster = shape.cluster_blocks
     full = shape.group_blocks // cluster
-    bitmaps = disk.read_all(_bitmaps(shape, groups))
+    bitmaps = disk.read_all(_bitmaps(disk.device, shape, groups))
     size, whole = cluster * shape.block_bytes, shape.blocks * shape.block_bytes
     for alike in _ALIKE.finditer(is_free):
         number, after = alike.span()
@@ -118,10 +118,16 @@ def _free_bounds(disk: Reader, shape: Shape, groups: Groups) -> Iterator[tuple[i
         raise _disagreement(disk.device, claim, total * cluster)
 
 
-def _bitmaps(shape: Shape, groups: Groups) -> Iterator[Extent]:
+def _bitmaps(device: Path, shape: Shape, groups: Groups) -> Iterator[Extent]:
     """Yield where each block bitmap is, in the order of the groups."""
     for number in compress(range(shape.groups), _chosen(groups, BLOCK_UNINIT, 0)):
-        yield Extent(groups.bitmap[number] * shape.block_bytes, -(-shape.clusters(number) // 8))
+        first = groups.bitmap[number]
+        if first >= shape.blocks:
+            raise SourceUnfit(
+                (f"the bitmap of group {number} of {device} is at block {first}, past its end",),
+                hint=f"run: e2fsck -f {device}",
+            )
+        yield Extent(first * shape.block_bytes, -(-shape.clusters(number) // 8))
 
 
 def _never_written(shape: Shape, groups: Groups) -> Iterator[tuple[int, int]]:

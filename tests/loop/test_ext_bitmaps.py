@@ -201,3 +201,15 @@ def test_a_bitmap_that_was_damaged_is_refused(tmp_path: Path) -> None:
         file.write(bytes([byte ^ 0x10]))
     with pytest.raises(SourceUnfit, match="group 0 has"):
         ext_map(image)
+
+
+@pytest.mark.parametrize("high", [1, 2**20, 2**32 - 1])
+def test_a_bitmap_beyond_the_end_is_refused(high: int, tmp_path: Path) -> None:
+    """Without checksums nothing else says that the place is wrong."""
+    image = make(tmp_path, 70 * MiB, "-t", "ext4", "-b", "4096", "-O", "^metadata_csum,64bit")
+    with image.open("r+b") as file:
+        file.seek(4096 + 0x20)  # bg_block_bitmap_hi of the first descriptor
+        file.write(high.to_bytes(4, "little"))
+    with pytest.raises(SourceUnfit, match=r"bitmap of group 0 of .* past its end") as caught:
+        ext_map(image)
+    assert "e2fsck -f" in str(caught.value.hint)
