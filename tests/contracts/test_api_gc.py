@@ -1,7 +1,9 @@
 """The operator has the store swept: what is freed, what is kept for whoever is at work."""
 
+import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,22 @@ from tests.contracts.api_server import Api
 from tests.contracts.api_templates import digest_of, push_blob, push_template
 
 LONG_AGO_S = 7200.0
+Call = Callable[..., str]
+
+
+@pytest.fixture
+def call(api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Call:
+    """Run `metalcast template …`, which must end with `status`; return what it prints."""
+    token = tmp_path / "token"
+    token.write_text(f"{api.token}\n")
+
+    def words(*given: str, status: int = 0) -> str:
+        done = main(["template", *given, "--server", api.url, "--token-file", str(token)])
+        printed = capsys.readouterr()
+        assert done == status, printed.err
+        return printed.out
+
+    return words
 
 
 def age(api: Api) -> None:
@@ -94,20 +112,51 @@ def test_a_stale_upload_is_swept(api: Api) -> None:
     assert sweep(api)["uploads"] == 1
 
 
-def test_the_command_says_what_it_freed(
-    api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    token = tmp_path / "token"
-    token.write_text(f"{api.token}\n")
-    words = ["--server", api.url, "--token-file", str(token)]
+def test_the_command_says_what_it_freed(api: Api, call: Call) -> None:
     data = b"x" * 4096
     push_blob(api, "web", data)
-    assert main(["template", "gc", *words]) == 0
-    assert "kept for now: web" in capsys.readouterr().out
+    assert "kept for now: web" in call("gc")
     age(api)
-    assert main(["template", "gc", "--dry-run", *words]) == 0
-    assert f"would free {format_bytes(4096)}: 1 blob" in capsys.readouterr().out
+    assert f"would free {format_bytes(4096)}: 1 blob" in call("gc", "--dry-run")
     assert api.context.templates.store.blob("web", digest_of(data))
-    assert main(["template", "gc", *words]) == 0
-    assert f"freed {format_bytes(4096)}: 1 blob" in capsys.readouterr().out
-    assert main(["template", "gc", "--keep-minutes", "5", *words]) == 2
+    assert f"freed {format_bytes(4096)}: 1 blob" in call("gc")
+    call("gc", "--keep-minutes", "5", status=2)
+
+
+def blob_sizes(api: Api) -> dict[str, int]:
+    """Return the bytes of each blob that is on the store's disk, by digest."""
+    found = (api.context.templates.store.root / "blobs").rglob("*")
+    return {f"sha256:{path.name}": path.stat().st_size for path in found if path.is_file()}
+
+
+def test_as_json_the_commands_say_what_really_went(api: Api, call: Call) -> None:
+    removed = push_template(api, "web")
+    kept = push_template(api, "web", "other", captured_by="metalcast 0.1.1")
+    api.post("/v2/half/blobs/uploads/", b"", headers={"Content-Type": "application/octet-stream"})
+    age(api)
+    push_blob(api, "new", b"the first pack of a copy")
+    before = blob_sizes(api)
+    assert json.loads(call("rm", "web:latest", "--json")) == {"removed": "web:latest"}
+    assert [one["digest"] for one in json.loads(call("ls", "--json"))] == [kept]
+    assert api.get("/api/v1/templates/web:latest").status_code == 404
+    told = json.loads(call("gc", "--dry-run", "--json"))
+    assert blob_sizes(api) == before
+    assert len(api.context.templates.store.uploads()) == 1
+    freed = json.loads(call("gc", "--json"))
+    after = blob_sizes(api)
+    gone = before.keys() - after.keys()
+    assert removed in gone
+    assert freed == {
+        "dry_run": False,
+        "uploads": 1,
+        "blobs": len(gone),
+        "bytes": sum(before.values()) - sum(after.values()),
+        "busy": ["new"],
+    }
+    assert told == freed | {"dry_run": True}
+    assert len(gone) == 2  # config and manifest; the pack is the other's as well
+    assert api.context.templates.store.uploads() == ()
+    assert api.context.templates.store.find_damage(deep=True) == ()
+    nothing = {"uploads": 0, "blobs": 0, "bytes": 0}
+    assert json.loads(call("gc", "--json")) == freed | nothing
+    call("rm", "web:latest", "--json", status=3)

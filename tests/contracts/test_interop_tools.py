@@ -3,6 +3,9 @@ folders. What comes out is what went in, byte for byte."""
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -10,12 +13,11 @@ import pytest
 from agent.store.layout import LayoutFolder
 from agent.store.registry import RegistryClient
 from agent.store.sources import open_source
-from agent.store.template import open_template
-from agent.store.transfer import check_indexes
+from agent.store.template import check_indexes, open_template
 from agent.stream.restore import restore_volume
 from agent.units import MiB
 from netboot.cli.words import main
-from tests.contracts.api_server import Api
+from tests.contracts.api_server import Api, running
 from tests.contracts.peers import docker_registry, oras, run, skopeo_copy
 from tests.contracts.stream_builders import BASE, capture, make_source, make_target, mixed_bytes
 
@@ -65,27 +67,45 @@ def is_right(folder: Path, source: object) -> bool:
     return target.read_bytes()[BASE : BASE + SIZE] == DATA
 
 
-def test_skopeo_takes_a_template_around_the_world_and_back(
-    api: Api, digest: str, debian: str, tmp_path: Path
-) -> None:
-    ours, folder = docker(api.url), tmp_path / "layout"
-    from_us = ("--src-tls-verify=false", f"--src-creds=metalcast:{api.token}")
-    to_us = ("--dest-tls-verify=false", f"--dest-creds=metalcast:{api.token}")
-    skopeo_copy(f"{ours}/demo:latest", f"oci:{folder}:latest", *from_us)
-    skopeo_copy(f"oci:{folder}:latest", f"{docker(debian)}/demo:latest", "--dest-tls-verify=false")
-    skopeo_copy(
-        f"{docker(debian)}/demo:latest", f"{ours}/back:latest", "--src-tls-verify=false", *to_us
+@dataclass(frozen=True)
+class Stop:
+    """A place on a template's way: as skopeo calls it, what opens it, and as we read it."""
+
+    name: str
+    source: RegistryClient | LayoutFolder
+    token: str | None = None
+
+    def doors(self, side: str) -> list[str]:
+        login = [f"--{side}-creds=metalcast:{self.token}"] if self.token else []
+        return [f"--{side}-tls-verify=false", *login]
+
+
+def our_stop(api: Api) -> Stop:
+    return Stop(
+        f"{docker(api.url)}/demo:latest", RegistryClient(api.url, "demo", api.token), api.token
     )
-    for source in (
-        LayoutFolder(folder),
-        RegistryClient(debian, "demo"),
-        RegistryClient(api.url, "back", api.token),
-    ):
-        template = open_template(source, "latest")
-        assert template.digest == digest
-        check_indexes(template)
-        assert is_right(tmp_path, source)
-        source.close()
+
+
+@pytest.mark.parametrize("between", [("folder", "debian"), ("debian", "folder")], ids="-".join)
+def test_skopeo_takes_a_template_around_the_world_and_back(
+    api: Api, digest: str, debian: str, tmp_path: Path, between: tuple[str, str]
+) -> None:
+    """Either way round, from our store to one of ours that is empty: all six directions."""
+    layout = tmp_path / "layout"
+    stops = {
+        "folder": Stop(f"oci:{layout}:latest", LayoutFolder(layout)),
+        "debian": Stop(f"{docker(debian)}/demo:latest", RegistryClient(debian, "demo")),
+    }
+    with running(tmp_path / "home") as home:
+        way = [our_stop(api), *(stops[name] for name in between), our_stop(home)]
+        for here, there in pairwise(way):
+            skopeo_copy(here.name, there.name, *here.doors("src"), *there.doors("dest"))
+            template = open_template(there.source, "latest")
+            assert template.digest == digest
+            check_indexes(template)
+            assert is_right(tmp_path, there.source)
+        for stop in way:
+            stop.source.close()
 
 
 def test_what_we_export_skopeo_reads_and_what_skopeo_writes_we_import(
@@ -153,4 +173,8 @@ def test_oras_pulls_and_copies(api: Api, digest: str, debian: str, tmp_path: Pat
     assert blob.stat().st_size == index["size"]
     into = tmp_path / "pulled"
     run(program, "pull", *login, "--output", into, f"{ours}/demo:latest", env=env)
+    assert {f"sha256:{sha256(file.read_bytes()).hexdigest()}" for file in into.iterdir()} == {
+        layer["digest"] for layer in listed["layers"]
+    }
+    assert (into / "root.index.zst").read_bytes() == blob.read_bytes()
     assert not config.exists()

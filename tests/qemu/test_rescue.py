@@ -68,6 +68,8 @@ def test_the_medium_boots_to_its_first_question(
     machine, _ = technicians_machine(firmware, bus, medium, tmp_path, image / "vmlinuz")
     with machine:
         machine.console.expect("Metalcast 0", BOOT_S)
+        machine.console.expect("No template keys in this image", ANSWER_S)
+        machine.console.expect("No server keys in this image", ANSWER_S)
         page = machine.console.expect(r"Machine(.*\n)+?1\. Which disk\? \[(\d)\]", ANSWER_S)
         offered = page.group(2)  # never the stick that we came from
         assert re.search(rf"^ +{offered} +\S+ .*serial {source.SERIAL}", page.group(), re.MULTILINE)
