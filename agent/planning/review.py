@@ -66,7 +66,8 @@ def render_plan(plan: Plan) -> str:
         lines += ["", "On it now, and destroyed:"]
         lines += [f"  {line}" for line in _contents(disk.target.contents)] or ["  nothing known"]
         lines += [""]
-    lines += [f"With consent: {what}" for what in plan.consented]
+    if plan.consented:
+        lines += [*(f"With consent: {what}" for what in plan.consented), ""]
     for disk in plan.disks:
         lines += _afterwards(plan, disk, "" if one else f" on {disk.id}")
     lines += _above(plan)

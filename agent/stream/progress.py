@@ -69,6 +69,7 @@ class Meter:
 
     what: str
     total_bytes: int
+    """May be an estimate: of more that is done, that is all."""
     report: Report
     stages: Stages
     done_bytes: int = 0
@@ -89,5 +90,6 @@ class Meter:
         then, before = self._seen[0]
         rate = int((self.done_bytes - before) / (now - then)) if now > then else 0
         slow, seconds = self.stages.bottleneck, self.stages.seconds
-        progress = Progress.at(self.what, self.done_bytes, self.total_bytes, rate, slow, seconds)
+        total = max(self.total_bytes, self.done_bytes)
+        progress = Progress.at(self.what, self.done_bytes, total, rate, slow, seconds)
         self.report(Progressed(progress=progress))

@@ -66,7 +66,7 @@ def verify_volume(
         head, entries = template.entries(volume_id)
         wanted = entries if mode is Verify.FULL else sample(entries, head.chunks, seed or 0)
         used = template.volume(volume_id).used_bytes
-        total = used if mode is Verify.FULL else used // _STRATUM
+        total = used if mode is Verify.FULL else _sampled_bytes(used, head.chunks)
         meter = Meter(f"read back {volume_id}", total, report, stages)
         pump = Pump()
         queue: Conduit[IndexEntry] = Conduit(pump, limit=32)
@@ -97,6 +97,7 @@ def verify_volume(
         for number in range(count):
             pump.start(f"verify-{number}", lane)
         pump.wait(meter.tick)
+        meter.total_bytes = meter.done_bytes
         meter.tick(final=True)
     return Verified(
         chunks_checked=work.chunks,
@@ -106,6 +107,11 @@ def verify_volume(
         stage_seconds=stages.seconds,
         seconds_each=stages.each,
     )
+
+
+def _sampled_bytes(used_bytes: int, count: int) -> int:
+    """Return about what a sample of `count` chunks reads: one of each stratum, and both ends."""
+    return used_bytes * min(count, -(-count // _STRATUM) + 2) // max(count, 1)
 
 
 def sample(entries: Iterable[IndexEntry], count: int, seed: int) -> Iterator[IndexEntry]:

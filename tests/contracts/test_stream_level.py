@@ -118,3 +118,18 @@ def test_a_deployment_has_the_seconds_of_every_stage_as_it_goes_and_at_its_end(
     assert {"fetch", "sync"} <= set(ends[-2].stage_seconds)
     assert set(ends[-1].stage_seconds) == {"read_back", "compare"}
     assert ends[-1].bottleneck in ends[-1].stage_seconds
+
+
+@pytest.mark.parametrize("chunks", [1, 3, 45])
+def test_a_sample_is_read_back_to_a_hundred_percent_and_no_further(
+    tmp_path: Path, chunks: int
+) -> None:
+    told: list[Happening] = []
+    with world_of(tmp_path, chunks * CHUNK_BYTES, seed=3) as world:
+        restore_volume(world.template, "root", world.target, BASE)
+        source = TemplateSource(Run(), world.template, {})
+        source.verify("root", world.target, BASE, Verify.SAMPLE, (), told.append)
+    shown = [one.progress for one in told if isinstance(one, Progressed)]
+    assert shown[-1].done_bytes == shown[-1].total_bytes == source.read_back_bytes
+    assert all(one.done_bytes <= one.total_bytes for one in shown)
+    assert shown[0].total_bytes <= 2 * shown[-1].total_bytes
