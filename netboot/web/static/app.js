@@ -210,8 +210,7 @@ function jobParts(job, seen, path) {
     ["Took", job.started_at && job.ended_at ? duration((Date.parse(job.ended_at) - Date.parse(job.started_at)) / 1000) : null],
     ["Claims", job.fence > 1 ? `${job.fence}: earlier agents fell silent` : null],
     ...Object.entries(seen.result || {}).filter(([key]) => key !== "digest")
-      .map(([key, value]) => [key.replaceAll("_", " "), key === "stage_seconds" ? stages(value)
-        : typeof value === "object" ? JSON.stringify(value) : String(value)]),
+      .map(([key, value]) => [key.replace(/_bytes$/, "").replaceAll("_", " "), amount(key, value)]),
   ])];
   if (job.state === "running") {
     const p = job.progress;
@@ -221,7 +220,7 @@ function jobParts(job, seen, path) {
           p.rate ? ` · ${bytes(p.rate)}/s` : "",
           p.seconds_left !== null && p.seconds_left !== undefined ? ` · ${duration(p.seconds_left)} left` : "",
           p.bottleneck ? ` · waits for ${p.bottleneck}` : "",
-          ` · ${stages(p.stage_seconds)}`)));
+          p.bottleneck ? ` (${stages(p.stage_seconds)})` : "")));
     }
   }
   parts.push(h(job.state === "succeeded" ? "div.card.success.stack" : "div.card.stack", {}, summary));
@@ -233,8 +232,15 @@ function jobParts(job, seen, path) {
   return parts;
 }
 
+function amount(key, value) {
+  if (key === "stage_seconds") return stages(value);
+  if (key.endsWith("_bytes")) return bytes(value);
+  return typeof value === "object" ? JSON.stringify(value) : String(value);
+}
+
 function stages(seconds) {
-  return Object.entries(seconds || {}).map(([stage, took]) => `${stage.replaceAll("_", " ")} ${took.toFixed(1)} s`).join(", ");
+  return Object.entries(seconds || {}).sort(([, one], [, other]) => other - one)
+    .map(([stage, took]) => `${stage.replaceAll("_", " ")} ${took.toFixed(1)} s`).join(", ");
 }
 
 function steps(job, found) {
