@@ -3,6 +3,7 @@
 import asyncio
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from agent.model.job import Hello
 from agent.model.wire import encode
 from netboot.context import Context, Settings
 from netboot.server import close_context, open_context, serve
+from netboot.store import Store
 
 MACHINE = "52-54-00-12-34-56"
 OTHER = "52-54-00-00-00-02"
@@ -168,3 +170,12 @@ def running(
         thread.join(20)
         loop.close()
         close_context(context)
+
+
+def sweep_all_uploads(store: Store) -> None:
+    """Cancel every upload; one whose writer was killed, when the server has noticed that."""
+    until = time.monotonic() + 60
+    while store.uploads():
+        assert time.monotonic() < until, "somebody still writes"
+        if not store.sweep_uploads(0):
+            time.sleep(0.05)

@@ -15,6 +15,7 @@ import requests
 from agent.model.template import MANIFEST_MAX_BYTES, MANIFEST_TYPE
 from agent.units import MiB
 from netboot.store import Store
+from tests.conftest import cannot_run
 from tests.contracts.registry_servers import Registry, digest_of, running, wait_for
 
 
@@ -158,8 +159,9 @@ def test_a_disk_that_fills_up_takes_only_the_upload_that_filled_it(own: Registry
 
 
 @pytest.mark.root
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a tmpfs needs root")
 def test_a_real_disk_that_runs_full(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        cannot_run("mounting a tmpfs needs root")
     (tmp_path / "data").mkdir()
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", tmp_path / "data"],
@@ -167,7 +169,7 @@ def test_a_real_disk_that_runs_full(tmp_path: Path) -> None:
         capture_output=True,
     )
     if mounted.returncode:
-        pytest.skip(f"no tmpfs here: {mounted.stderr!r}")
+        cannot_run(f"no tmpfs here: {mounted.stderr!r}")
     try:
         with running("ours", tmp_path) as own:
             own.free_file.write_text(str(10**12))  # the check is deceived: only ENOSPC is left

@@ -52,23 +52,27 @@ def first(times: int, lie: Callable[[Handler], None]) -> Callable[[Handler], boo
     return answer
 
 
-def stall(handler: Handler) -> None:
+def begin(handler: Handler, whole: int) -> int:
+    """Begin the right answer to a ranged read, `whole` bytes of it; return what comes next."""
     data, start, last = handler.ranged()
     handler.send_response(206)
     handler.send_header("Content-Range", f"bytes {start}-{last}/{len(data)}")
     handler.send_header("Content-Length", str(last - start + 1))
     handler.end_headers()
+    handler.wfile.write(data[start : start + whole])
     handler.wfile.flush()
+    return start + whole
+
+
+def stall(handler: Handler) -> None:
+    begin(handler, 0)
     time.sleep(1.5)
     handler.close_connection = True
 
 
 def trickle(handler: Handler) -> None:
     data, start, last = handler.ranged()
-    handler.send_response(206)
-    handler.send_header("Content-Range", f"bytes {start}-{last}/{len(data)}")
-    handler.send_header("Content-Length", str(last - start + 1))
-    handler.end_headers()
+    begin(handler, 0)
     try:
         for at in range(start, min(start + 300, last)):
             handler.wfile.write(data[at : at + 1])
@@ -214,33 +218,6 @@ def test_a_server_that_gives_a_chunk_at_a_time_is_good_enough(world: World) -> N
     assert restored.bytes_fetched == sum(pack.size for pack in template.manifest.packs)
 
 
-def test_a_byte_a_second_is_no_transfer(world: World) -> None:
-    """Each byte comes in time; all together they are too slow. Another connection does better."""
-
-    def crawl(handler: Handler) -> None:
-        data, start, last = handler.ranged()
-        handler.send_response(206)
-        handler.send_header("Content-Range", f"bytes {start}-{last}/{len(data)}")
-        handler.send_header("Content-Length", str(last - start + 1))
-        handler.end_headers()
-        for at in range(start, start + 8):
-            handler.wfile.write(data[at : at + 1])
-            handler.wfile.flush()
-            sent.append(at)
-            time.sleep(1)
-
-    sent: list[int] = []
-    world.registry.lie = first(1, crawl)
-    client = make_client(world.url, limits=Limits(read_s=20, window_s=1.5))
-    template = open_template(client, world.template.digest)
-    began = time.monotonic()
-    restore_volume(template, "root", world.target, BASE, lanes=1)
-    client.close()
-    assert time.monotonic() - began < 5
-    assert len(sent) < 5
-    assert world.target_is_right()
-
-
 def test_a_server_that_restarts_costs_what_was_on_its_way(world: World) -> None:
     """It hangs up on everyone and refuses connections for a while, twice, at the same port."""
     registry = FakeRegistry(blobs=world.registry.blobs, manifests=world.registry.manifests)
@@ -291,8 +268,8 @@ def test_our_token_goes_to_nobody_else(world: World) -> None:
         world.registry.lie = first(1, say(307, Location=f"{other}/v2/demo/blobs/x"))
         client = make_client(world.url, "secret")
         template = open_template(client, world.template.digest)
-        with pytest.raises(ServerError, match="416"):
-            restore_volume(template, "root", world.target, BASE)
+        with pytest.raises(ServerError, match="asked for bytes 0-.*, the answer is for"):
+            restore_volume(template, "root", world.target, BASE, lanes=1)
         client.close()
     assert elsewhere.asked
     assert all("Authorization" not in headers for _, _, headers in elsewhere.asked)

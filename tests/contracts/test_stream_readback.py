@@ -46,6 +46,8 @@ class Disk:
     at: int | None = None
     spoil: Spoil | None = None
     writes: list[Extent] = field(default_factory=list)
+    zeroed: list[Extent] = field(default_factory=list)
+    """Those of them that were the kernel's to make."""
 
     def write(self, fd: int, pieces: Sequence[memoryview], offset: int) -> int:
         data = b"".join(pieces)
@@ -57,6 +59,7 @@ class Disk:
 
     def zero(self, fd: int, extent: Extent) -> None:
         self.writes.append(extent)
+        self.zeroed.append(extent)
         if self.spoil is None or len(self.writes) - 1 != self.at:
             return self.punch(fd, extent)
         return self.spoil(self, extent.offset, bytes(extent.size))
@@ -113,6 +116,7 @@ class World:
 
     def restore(self) -> None:
         self.disk.writes.clear()
+        self.disk.zeroed.clear()
         for run in self.used:
             self.disk.put(BASE + run.offset, OLD * run.size)
         restore_volume(self.template, "root", self.disk.path, BASE, serial="T-7", lanes=1)
@@ -180,6 +184,7 @@ def test_a_good_disk_gives_back_what_was_written(world: World) -> None:
     assert world.verify(Verify.FULL) == CHUNKS
     assert 3 <= world.verify(Verify.SAMPLE) <= 2 + -(-CHUNKS // 20)
     assert len(world.disk.writes) >= CHUNKS
+    assert len(world.disk.zeroed) == CHUNKS // 5
     with world.disk.path.open("rb") as file:
         for run, content in world.data.items():
             file.seek(BASE + run.offset)
@@ -258,6 +263,42 @@ def test_known_zeros_are_written_in_each_place_and_read_back(tmp_path: Path) -> 
             assert 0 <= bad - offset < CHUNK_BYTES
             Disk(target).put(bad, bytes(1))
         client.close()
+
+
+def test_zeros_that_were_never_made_are_found_wherever_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is known to be zeros is no write but a word to the kernel: dropped, the old stays."""
+    kib, mib = 1024, 1024**2
+    places = [Extent((1 + 2 * at) * mib, 64 * kib) for at in range(16)]
+    zeros = (*places, Extent(36 * mib, 9 * mib))
+    size = 48 * mib
+    used = tuple(sorted((*zeros, *(Extent(2 * at * mib, 4096) for at in range(18)))))
+    source, target = tmp_path / "source.img", tmp_path / "target.img"
+    source.write_bytes(b"\x11" * (BASE + size))
+    target.touch()
+    os.truncate(target, size + 2 * BASE)
+    volume = VolumeSource(make_volume(size), source, BASE, used, zeros=zeros)
+    with FakeRegistry().serving() as url:
+        client = make_client(url)
+        template = open_template(client, capture(client, volume).digest)
+        disk = Disk(target)
+        monkeypatch.setattr(os, "pwritev", disk.write)
+        monkeypatch.setattr(block, "punch_hole", disk.zero)
+        world = World(template, used, disk, {})
+        world.restore()
+        world.verify(Verify.FULL)
+        made = tuple(disk.zeroed)
+        assert sorted(made) == [Extent(BASE + run.offset, run.size) for run in zeros]
+        for where in made:
+            disk.at, disk.spoil = disk.writes.index(where), dropped
+            world.restore()
+            with pytest.raises(DiskError, match="does not give back what was written") as caught:
+                world.verify(Verify.FULL)
+            offset = int(str(caught.value).partition("written at ")[2].partition(":")[0])
+            assert offset == where.offset
+        client.close()
+    tried(len(made), "zeros that were dropped")
 
 
 def content_at(world: World, where: Extent) -> bytes:

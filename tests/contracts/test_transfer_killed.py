@@ -5,6 +5,7 @@ import random
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,9 @@ from agent.store.layout import LayoutFolder
 from agent.store.registry import RegistryClient
 from agent.store.source import BlobSource
 from agent.units import MiB
-from tests.contracts.api_server import Api
+from tests.contracts.api_server import Api, sweep_all_uploads
 from tests.contracts.peers import docker_registry
-from tests.contracts.seeds import SEED
+from tests.contracts.seeds import draw, tried
 from tests.contracts.stream_builders import capture, make_source, mixed_bytes
 
 ROOT = Path(__file__).parents[2]
@@ -34,10 +35,10 @@ def start(api: Api, folder: Path, *words: str) -> subprocess.Popen[bytes]:
     )
 
 
-def kill_at_random(api: Api, folder: Path, draw: random.Random, took_s: float, *words: str) -> bool:
+def kill_at_random(api: Api, folder: Path, dice: random.Random, took_s: float, *words: str) -> bool:
     """Run a command and kill it; return whether it was still at work."""
     process = start(api, folder, *words)
-    time.sleep(draw.uniform(0.3, 1.0) * took_s)
+    time.sleep(dice.uniform(0.3, 1.0) * took_s)
     process.kill()
     process.communicate()
     return process.returncode != 0
@@ -57,51 +58,46 @@ def is_whole(source: BlobSource, tag: str) -> bool:
 
 @pytest.mark.parametrize("kind", ["export", "import", "copy"])
 def test_killed_it_leaves_nothing_listed_and_goes_on(api: Api, tmp_path: Path, kind: str) -> None:
-    print(f"METALCAST_SEED={SEED}")
-    draw = random.Random(f"{SEED} {kind}")
+    dice = draw(kind)
     client = RegistryClient(api.url, "demo", api.token)
     digest = capture(client, make_source(tmp_path, mixed_bytes(48 * MiB, seed=3))).digest
     layout = LayoutFolder(tmp_path / "layout")
-    store = api.context.templates.store
-    if kind == "export":
-        with_it = tmp_path / "other"
-        done(start(api, tmp_path, "export", "demo", str(with_it)))
-        began = time.monotonic()
-        done(start(api, tmp_path, "export", "demo", f"{with_it}2"))
-        took_s = time.monotonic() - began
-        for _ in range(KILLS):
-            kill_at_random(api, tmp_path, draw, took_s, "export", "demo", str(layout.path))
-            is_whole(layout, "latest")
-        done(start(api, tmp_path, "export", "demo", str(layout.path)))
-        assert is_whole(layout, "latest")
-        assert not list(layout.path.rglob("*.part"))
-        assert layout.manifest("latest")[1] == digest
-        return
     done(start(api, tmp_path, "export", "demo", str(layout.path)))
-    with docker_registry(tmp_path / "docker") as url:
-        places = {
-            "import": (str(layout.path), "new"),
-            "copy": ("demo", f"{url}/v2/new"),
-        }
-        target = (
-            RegistryClient(api.url, "new", api.token)
-            if kind == "import"
-            else RegistryClient(url, "new")
-        )
+    store = api.context.templates.store
+    with docker_registry(tmp_path / "docker") if kind == "copy" else nullcontext("") as url:
+
+        def place(name: str) -> tuple[tuple[str, str], BlobSource]:
+            """Return the words of a command that puts the template there, and what is there."""
+            if kind == "export":
+                return ("demo", str(tmp_path / name)), LayoutFolder(tmp_path / name)
+            if kind == "import":
+                return (str(layout.path), name), RegistryClient(api.url, name, api.token)
+            return ("demo", f"{url}/v2/{name}"), RegistryClient(url, name)
+
         began = time.monotonic()
-        done(start(api, tmp_path, kind, places[kind][0], places[kind][1] + "er"))
+        done(start(api, tmp_path, kind, *place("first")[0]))
         took_s = time.monotonic() - began
-        for _ in range(KILLS):
-            kill_at_random(api, tmp_path, draw, took_s, kind, *places[kind])
-            is_whole(target, "latest")
+        killed = too_late = 0
+        while killed < KILLS:
+            words, target = place(f"new{too_late}")
+            if kill_at_random(api, tmp_path, dice, took_s, kind, *words):
+                killed += 1
+                is_whole(target, "latest")
+            else:
+                assert is_whole(target, "latest")
+                too_late, took_s = too_late + 1, took_s * 0.9
+                assert too_late < 30
+            target.close()
         assert store.find_damage(deep=True) == ()
-        store.sweep_uploads(0)
-        assert store.uploads() == ()
-        done(start(api, tmp_path, kind, *places[kind]))
+        sweep_all_uploads(store)
+        words, target = place(f"new{too_late}")
+        done(start(api, tmp_path, kind, *words))
         assert is_whole(target, "latest")
         assert target.manifest("latest")[1] == digest
         target.close()
+    assert not list(tmp_path.rglob("*.part"))
     client.close()
+    tried(killed, f"kills of template {kind}")
 
 
 def done(process: subprocess.Popen[bytes]) -> None:

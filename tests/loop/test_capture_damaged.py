@@ -1,6 +1,5 @@
 """A server whose disk has a bad sector: captured by consent, and every word about it on the way."""
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,16 +25,11 @@ from agent.units import Extent
 from tests.contracts.fake_registry import FakeRegistry
 from tests.contracts.stream_builders import make_client
 from tests.harness.bad_disk import bad_disk
-from tests.harness.powercut import daemon
 from tests.loop.small import TARGET_BYTES, Loops, make_small_layout, planned_table
 from tests.loop.test_table_source import source as source
 from tests.unit.make_plan import make_drive, make_inventory, make_spec
 
-pytestmark = [
-    pytest.mark.root,
-    # in CI, a test that cannot have it fails instead
-    pytest.mark.skipif(daemon() is not None and "CI" not in os.environ, reason=daemon() or ""),
-]
+pytestmark = [pytest.mark.root, pytest.mark.usefixtures("needs_daemon")]
 
 
 @dataclass

@@ -1,6 +1,5 @@
 """Every order in which a disk may take its writes: what boots is complete."""
 
-import os
 import shutil
 from pathlib import Path
 
@@ -9,19 +8,11 @@ import pytest
 from agent.apply import apply
 from agent.model.plan import Plan
 from tests.harness.disks import make_dirty_disk
-from tests.harness.powercut import daemon, recorded, states
+from tests.harness.powercut import recorded, states
 from tests.loop.oracle import boots_from
 from tests.loop.small import BLOCK, BOOT_CODE, TARGET_BYTES, small
 
-pytestmark = pytest.mark.root
-
-
-@pytest.fixture
-def needs_daemon() -> None:
-    if missing := daemon():
-        if "CI" in os.environ:
-            pytest.fail(missing)
-        pytest.skip(missing)
+pytestmark = [pytest.mark.root, pytest.mark.usefixtures("needs_daemon")]
 
 
 def blocks_of(plan: Plan, final: Path, number: int) -> list[tuple[int, bytes]]:
@@ -34,7 +25,6 @@ def blocks_of(plan: Plan, final: Path, number: int) -> list[tuple[int, bytes]]:
     return [(part.offset_bytes + at, piece) for at, piece in pieces if any(piece)]
 
 
-@pytest.mark.usefixtures("needs_daemon")
 def test_no_power_cut_leaves_a_disk_that_boots_and_is_not_complete(tmp_path: Path) -> None:
     base = make_dirty_disk(tmp_path / "base.img", TARGET_BYTES)
     with small(tmp_path, base) as it:

@@ -1,6 +1,5 @@
 """Disks with bad sectors: refused by default, recorded with consent, found when read back."""
 
-import os
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,13 +30,8 @@ from tests.contracts.stream_builders import (
     mixed_bytes,
 )
 from tests.harness.bad_disk import bad_disk
-from tests.harness.powercut import daemon
 
-pytestmark = [
-    pytest.mark.root,
-    # in CI, a test that cannot have it fails instead
-    pytest.mark.skipif(daemon() is not None and "CI" not in os.environ, reason=daemon() or ""),
-]
+pytestmark = [pytest.mark.root, pytest.mark.usefixtures("needs_daemon")]
 SIZE = 13 * MiB
 DATA = random.Random(3).randbytes(4 * MiB) + mixed_bytes(SIZE - 4 * MiB, seed=3)
 

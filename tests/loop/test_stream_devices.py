@@ -1,15 +1,19 @@
 """The stream on real block devices, with sectors of 512 and of 4096 bytes."""
 
+import fcntl
 import os
 import random
 import shutil
+import struct
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from agent.errors import DiskError
 from agent.model.job import Verify
 from agent.store.target import RegistryTarget
 from agent.store.template import open_template
@@ -20,28 +24,30 @@ from agent.stream.restore import restore_volume
 from agent.stream.verify import verify_volume
 from agent.system import block
 from agent.units import Extent, MiB
+from tests.conftest import cannot_run
 from tests.contracts.fake_registry import FakeRegistry
-from tests.contracts.seeds import SEED
+from tests.contracts.seeds import SEED, tried
 from tests.contracts.stream_builders import make_client, make_config, make_volume, mixed_bytes
 
 pytestmark = pytest.mark.root
 
 SIZE = 20 * MiB
+BLKZEROOUT = 0x127F
 
 
 @contextmanager
 def loop_device(path: Path, sector_bytes: int) -> Iterator[Path]:
-    """Attach `path` as a disk of such sectors; a kernel that cannot do that is a skip."""
+    """Attach `path` as a disk of such sectors; or the test cannot run."""
     losetup = shutil.which("losetup", path="/usr/sbin:/sbin")
     if os.geteuid() != 0 or losetup is None:
-        pytest.skip("needs root and losetup")
+        cannot_run("needs root and losetup")
     done = subprocess.run(
         [losetup, "--find", "--show", "--sector-size", str(sector_bytes), path],
         capture_output=True,
         text=True,
     )
     if done.returncode != 0:
-        pytest.skip(f"no loop devices here: {done.stderr.strip()}")
+        cannot_run(f"no loop devices here: {done.stderr.strip()}")
     device = Path(done.stdout.strip())
     try:
         yield device
@@ -114,6 +120,52 @@ def test_zeros_are_written_over_what_was_there(tmp_path: Path, sector_bytes: int
     wanted[MiB : 4 * MiB] = bytes(3 * MiB)
     wanted[5 * MiB + 512 : 5 * MiB + 1536] = bytes(1024)
     assert image.read_bytes() == wanted
+
+
+@pytest.mark.parametrize("sector_bytes", [512, 4096])
+def test_zeros_that_the_disk_never_made_are_found(
+    tmp_path: Path, sector_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each order to make zeros is dropped in turn, while the disk says that all is well."""
+    zeros = tuple(Extent((1 + 2 * at) * MiB, 64 * 1024) for at in range(9))
+    used = tuple(sorted((*zeros, *(Extent(2 * at * MiB, 4096) for at in range(9)))))
+    source_file, target_file = tmp_path / "source.img", tmp_path / "target.img"
+    source_file.write_bytes(b"\x11" * SIZE)
+    target_file.write_bytes(bytes(MiB + SIZE))
+    volume = make_volume(SIZE)
+    made: list[Extent] = []
+    dropped: list[Extent] = []
+    ioctl = fcntl.ioctl
+
+    def order(fd: int, request: int, *words: Any) -> Any:
+        if request == BLKZEROOUT:
+            made.append(Extent(*struct.unpack("QQ", words[0])))
+            if made[-1] in dropped:
+                return 0
+        return ioctl(fd, request, *words)
+
+    monkeypatch.setattr(fcntl, "ioctl", order)
+    with loop_device(target_file, sector_bytes) as disk, FakeRegistry().serving() as url:
+        client = make_client(url)
+        source = VolumeSource(volume, source_file, 0, used, zeros=zeros)
+        captured = capture_template(RegistryTarget(client), make_config(volume), [source], tag="t")
+        template = open_template(client, captured.digest)
+        there = [Extent(MiB + run.offset, run.size) for run in zeros]
+        for run in (None, *there):
+            disk.write_bytes(b"\xa5" * (MiB + SIZE))
+            made, dropped = [], [run] if run else []
+            restore_volume(template, "root", disk, MiB, serial="T-1")
+            assert sorted(made) == there
+            if run is None:
+                verify_volume(template, "root", disk, MiB, Verify.FULL)
+                continue
+            with pytest.raises(DiskError, match="does not give back what was written at") as caught:
+                verify_volume(template, "root", disk, MiB, Verify.FULL, serial="T-1")
+            assert "(serial T-1)" in str(caught.value)
+            offset = int(str(caught.value).partition("written at ")[2].partition(":")[0])
+            assert offset == run.offset
+        client.close()
+    tried(len(there), "zeros that a disk dropped")
 
 
 def test_zeros_in_many_places_are_holes_of_a_file(tmp_path: Path) -> None:
