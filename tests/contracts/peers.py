@@ -19,7 +19,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from tests.contracts.registry_servers import free_port, missing_tool
+from tests.conftest import cannot_run
+from tests.contracts.registry_servers import free_port
 from tests.harness.cache import key_of, made_once
 
 USER, PASSWORD = "ada", "correct horse"
@@ -29,7 +30,7 @@ def need(*tools: str) -> None:
     """Skip, or fail in CI, unless all of these programs are installed."""
     for tool in tools:
         if shutil.which(tool, path=f"{os.environ['PATH']}:/usr/sbin") is None:
-            missing_tool(tool)
+            cannot_run(f"{tool} is not installed")
 
 
 def run(*words: str | Path, env: dict[str, str] | None = None) -> str:

@@ -1,7 +1,6 @@
 """Every registry that the stream must work with: the fake, our own, Debian's docker-registry."""
 
 import asyncio
-import os
 import shutil
 import socket
 import subprocess
@@ -10,11 +9,11 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-import pytest
 from aiohttp import web
 
 from netboot.registry import registry_routes
 from netboot.store import Store
+from tests.conftest import cannot_run
 from tests.contracts.fake_registry import FakeRegistry
 from tests.harness.daemons import wait_for_port
 
@@ -65,9 +64,7 @@ def netboot(folder: Path) -> Iterator[str]:
 def debian(folder: Path) -> Iterator[str]:
     """Run Debian's docker-registry."""
     if not shutil.which("docker-registry"):
-        if os.environ.get("CI"):
-            pytest.fail("docker-registry is not installed")
-        pytest.skip("docker-registry is not installed")
+        cannot_run("docker-registry is not installed")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -1,7 +1,6 @@
 """Registries to run one suite on: ours, and the one that Debian packages."""
 
 import contextlib
-import os
 import shutil
 import socket
 import subprocess
@@ -16,6 +15,7 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
+from tests.conftest import cannot_run
 from tests.contracts.registry_child import TOKEN
 
 IMPLEMENTATIONS = ("ours", "debian")
@@ -24,13 +24,6 @@ ROOT = Path(__file__).parents[2]
 
 def digest_of(data: bytes) -> str:
     return f"sha256:{sha256(data).hexdigest()}"
-
-
-def missing_tool(name: str) -> None:
-    """Skip at home, fail in CI."""
-    if os.environ.get("CI"):
-        pytest.fail(f"{name} is not installed")
-    pytest.skip(f"{name} is not installed")
 
 
 def free_port() -> int:
@@ -154,7 +147,7 @@ class Registry:
 @contextlib.contextmanager
 def running(kind: str, folder: Path, idle_s: float = 10.0) -> Iterator[Registry]:
     if kind == "debian" and shutil.which("docker-registry") is None:
-        missing_tool("docker-registry")
+        cannot_run("docker-registry is not installed")
     registry = Registry(kind, folder, idle_s)
     registry.start()
     try:

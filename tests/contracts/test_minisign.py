@@ -1,6 +1,5 @@
 """The real minisign beside us: it takes our keys and signatures, and we take its."""
 
-import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,6 +9,7 @@ import pytest
 from agent.trust.keyring import read_key
 from agent.trust.minisign import parse_signature, verify
 from netboot.signing import KeyUnusable, make_key, read_secret_key, write_key_pair
+from tests.conftest import cannot_run
 
 DATA = b'{"a":"manifest"}\n'
 PASSWORD = "correct horse"
@@ -18,9 +18,7 @@ PASSWORD = "correct horse"
 @pytest.fixture(autouse=True)
 def _minisign() -> None:
     if not shutil.which("minisign"):
-        if os.environ.get("CI"):
-            pytest.fail("minisign is not installed")
-        pytest.skip("minisign is not installed")
+        cannot_run("minisign is not installed")
 
 
 @pytest.fixture

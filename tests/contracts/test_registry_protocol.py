@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 from agent.model.template import CONFIG_TYPE, MANIFEST_TYPE, PACK_TYPE
+from tests.conftest import cannot_run
 from tests.contracts.registry_child import TOKEN
 from tests.contracts.registry_servers import (
     IMPLEMENTATIONS,
     Registry,
     digest_of,
-    missing_tool,
     running,
     wait_for,
 )
@@ -291,7 +291,7 @@ def test_skopeo_copies_a_layout_there_and_back(
     registry: Registry, name: str, tmp_path: Path
 ) -> None:
     if shutil.which("skopeo") is None:
-        missing_tool("skopeo")
+        cannot_run("skopeo is not installed")
     blobs = tmp_path / "in" / "blobs" / "sha256"
     blobs.mkdir(parents=True)
     config, layers = b'{"format":1}', [os.urandom(100_000), os.urandom(2_000_000), b"small"]

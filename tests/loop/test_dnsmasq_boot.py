@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import cannot_run
 from tests.loop.dhcp_lab import Lab, lab, run
 
 pytestmark = [
@@ -23,9 +24,7 @@ LIMIT_S = 150.0
 def network(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Lab]:
     for tool in ("dnsmasq", "qemu-system-x86_64"):
         if shutil.which(tool, path=f"{os.environ['PATH']}:/usr/sbin") is None:
-            if os.environ.get("CI"):
-                pytest.fail(f"{tool} is not installed")
-            pytest.skip(f"{tool} is not installed")
+            cannot_run(f"{tool} is not installed")
     with lab(tmp_path) as made:
         run("ip", "-n", made.us, "tuntap", "add", "tap0", "mode", "tap")
         run("ip", "-n", made.us, "link", "set", "tap0", "master", made.bridge, "up")
@@ -64,9 +63,7 @@ def test_plain_uefi_firmware_gets_ipxe_and_then_the_script(network: Lab) -> None
     """The card has no iPXE: the firmware's own PXE asks, and TFTP brings what goes on."""
     code, names = OVMF / "OVMF_CODE_4M.fd", network.folder / "vars.fd"
     if not code.exists():
-        if os.environ.get("CI"):
-            pytest.fail("ovmf is not installed")
-        pytest.skip("ovmf is not installed")
+        cannot_run("ovmf is not installed")
     shutil.copyfile(OVMF / "OVMF_VARS_4M.fd", names)
     start_guest(
         network,

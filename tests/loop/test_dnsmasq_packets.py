@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import cannot_run
 from tests.loop.dhcp_lab import (
     SITE,
     US,
@@ -35,9 +36,7 @@ IPXE = {77: b"iPXE", 175: bytes([1, 1, 1])}
 def need_tools() -> None:
     for tool in ("dnsmasq", "ip"):
         if shutil.which(tool, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") is None:
-            if os.environ.get("CI"):
-                pytest.fail(f"{tool} is not installed")
-            pytest.skip(f"{tool} is not installed")
+            cannot_run(f"{tool} is not installed")
 
 
 @pytest.fixture(scope="module")

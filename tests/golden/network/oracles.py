@@ -14,13 +14,15 @@ from typing import NoReturn
 
 import pytest
 
+from tests.conftest import cannot_run
+
 Sections = dict[str, list[tuple[str, str]]]
 
 
 def missing(program: str, required: bool) -> NoReturn:
     """Skip, or fail where CI is set and scripts/setup promises the program."""
-    if required and os.environ.get("CI"):
-        pytest.fail(f"{program} is not installed")
+    if required:
+        cannot_run(f"{program} is not installed")
     pytest.skip(f"{program} is not installed")
 
 
