@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from agent.errors import DiskError, PlanRefused, hint_of
+from agent.errors import DiskError, PlanRefused, SourceUnfit, hint_of
 from agent.flows.by_hand import receipt
 from agent.flows.capture import capture
 from agent.flows.deploy import make_plan, render_page
@@ -18,6 +18,7 @@ from agent.model.job import CaptureSpec
 from agent.store.registry import RegistryClient
 from agent.store.template import open_template
 from agent.stream.restore import restore_volume
+from agent.stream.usedmap import UsedMap
 from agent.system import block
 from agent.system.command import Run
 from agent.trust.keyring import Keyring
@@ -110,3 +111,16 @@ def test_from_the_bad_sector_to_the_plan_of_a_deployment(world: World, tmp_path:
     assert f"the template is damaged, by consent: {hole.volume}: {line}" in render_page(
         plan, trusted
     )
+
+
+def test_when_the_second_look_at_what_is_used_differs_nothing_is_listed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def differs(_used: UsedMap) -> None:
+        raise SourceUnfit(("the two maps of what is used differ",))
+
+    monkeypatch.setattr(UsedMap, "confirm", differs)
+    with pytest.raises(SourceUnfit, match="the two maps"):
+        world.capture(Path(world.drive.path), damaged=False)
+    assert world.registry.blobs, "it was asked at the end, when all was sent"
+    assert world.registry.manifests == {}
