@@ -104,7 +104,8 @@ class DiskFile:
             try:
                 got = os.pwritev(fd, pieces, offset)
             except OSError as error:
-                raise self._write_failed(offset, error) from error
+                at = self._first_refused(fd, pieces, offset)
+                raise self._write_failed(at, error) from error
             if got == 0:
                 raise DiskError(f"{self.name} takes no bytes at {offset}")
             offset += got
@@ -152,6 +153,18 @@ class DiskFile:
 
     def _write_failed(self, offset: int, error: OSError) -> DiskError:
         return DiskError(f"cannot write {self.name} at {offset}: {error.strerror}")
+
+    def _first_refused(self, fd: int, pieces: Sequence[memoryview], offset: int) -> int:
+        """Return the offset of the first page that cannot be written; `offset` if now all can."""
+        at = offset
+        for piece in pieces:
+            for start in range(0, len(piece), mmap.PAGESIZE):
+                try:
+                    os.pwrite(fd, piece[start : start + mmap.PAGESIZE], at + start)
+                except OSError:
+                    return at + start
+            at += len(piece)
+        return offset
 
     def _first_bad(self, extent: Extent, into: memoryview) -> int | None:
         """Return the offset of the first page in `extent` that cannot be read."""

@@ -1,6 +1,5 @@
 """Volumes into a template: read, compress, upload. The source is only ever opened for reading."""
 
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
@@ -42,7 +41,7 @@ from agent.stream.chunks import Chunk, VolumeSource, chunks_of, count_chunks
 from agent.stream.courier import Courier
 from agent.stream.damage import Damage
 from agent.stream.fetch import default_lanes
-from agent.stream.levels import Levels
+from agent.stream.levels import Levels, most_lanes
 from agent.stream.parent import ParentVolume, parent_volume
 from agent.stream.progress import Meter, Stages
 from agent.stream.pump import Pump, in_order
@@ -50,8 +49,6 @@ from agent.stream.pump import Pump, in_order
 _AHEAD: Final = 2
 """Chunks that may be ready and wait their turn, beside those that lanes work on."""
 _MOST_LANES: Final = 8
-_HEAVY_LEVEL: Final = 13
-"""From this level on zstd itself needs tens of megabytes a thread."""
 _PROBE_BYTES: Final = 4096
 
 
@@ -183,9 +180,8 @@ class _Volume:
         lanes: int | None,
         damage: Damage | None,
     ) -> None:
-        heavy = level is not None and level >= _HEAVY_LEVEL
-        fair = len(os.sched_getaffinity(0)) if heavy else default_lanes()
-        self._lanes = lanes or min(fair, _MOST_LANES)
+        fair = min(default_lanes(), _MOST_LANES, most_lanes(level))
+        self._lanes = lanes or fair
         self._target = target
         self._source = source
         self._meter = meter

@@ -10,10 +10,14 @@ from agent.units import MiB
 LEAST: Final = 3
 """Below it a template is larger than `zstd -3` of the same data, and larger means slower later."""
 _MOST: Final = 12
+_ROOM: Final = 6
+"""A level that follows the upload can rise to this at least, by fewer lanes if need be."""
 _WINDOW_S: Final = 1.0
 _CLEARLY: Final = 0.5
-_WORKING_MEMORY: Final = 40 * MiB
-"""What the compressors of all lanes may take together."""
+_LANE_BYTES: Final = 2 * CHUNK_BYTES
+"""A lane holds a chunk and what was made of it, beside zstd's own memory."""
+_WORKING_MEMORY: Final = 80 * MiB
+"""What all lanes may take together."""
 
 
 class Levels:
@@ -26,9 +30,8 @@ class Levels:
     def __init__(self, asked: int | None, lanes: int) -> None:
         self._is_fixed = asked is not None
         self.level = LEAST if asked is None else asked
-        self._most = max(
-            level for level in range(LEAST, _MOST + 1) if lanes * _memory(level) <= _WORKING_MEMORY
-        )
+        able = (level for level in range(LEAST, _MOST + 1) if lanes <= most_lanes(level))
+        self._most = max(able, default=LEAST)
         self._for_upload = self._for_lanes = 0.0
         self._since: float | None = None
 
@@ -48,6 +51,12 @@ class Levels:
             self.level = max(self.level - 1, LEAST)
         self._for_upload = self._for_lanes = 0.0
         self._since = now
+
+
+def most_lanes(level: int | None) -> int:
+    """Return how many lanes may compress at `level` (None: one that follows the upload), so that
+    a capture stays within its memory."""
+    return max(1, _WORKING_MEMORY // (_LANE_BYTES + _memory(level or _ROOM)))
 
 
 def _memory(level: int) -> int:

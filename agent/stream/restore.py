@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.errors import TemplateError
+from agent.model.event import Level, Logged
 from agent.model.template import IndexEntry
 from agent.report import Report, silent
 from agent.store.digests import CHUNK_DIGESTS
 from agent.store.template import Template
-from agent.stream.blocks import ChunkReader, ChunkWriter, DiskFile, overlap, without
+from agent.stream.blocks import ChunkWriter, DiskFile, overlap, without
 from agent.stream.fetch import (
     ChunkRun,
     Lane,
@@ -93,7 +94,7 @@ def restore_volume(
 
         def lane() -> None:
             mine = Lane(template.client, digest, stages, pump, batch_bytes(count))
-            look = Look(ChunkReader(target, offset_bytes, buffer=mine.buffer), digest, odds, stages)
+            look = Look(target, offset_bytes, mine.buffer, digest, odds, stages)
             made.append(mine)
             for run in runs:
                 work.restore(run, mine, look)
@@ -109,6 +110,9 @@ def restore_volume(
         with stages.timed("sync"):
             target.sync()
         meter.tick(final=True)
+        if odds.unreadable:
+            text = f"{target.name} could not be read in {odds.unreadable} chunks of {volume_id}"
+            report(Logged(level=Level.WARNING, message=f"{text}: they were written anew"))
     return Restored(
         chunks=work.chunks,
         bytes_written=work.bytes_written,

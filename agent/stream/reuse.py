@@ -6,7 +6,7 @@ from typing import Final
 
 from agent.model.template import IndexEntry
 from agent.store.digests import ChunkDigest
-from agent.stream.blocks import ChunkReader
+from agent.stream.blocks import ChunkReader, DiskFile
 from agent.stream.fetch import extents_of
 from agent.stream.progress import Stages
 
@@ -26,6 +26,8 @@ class Odds:
     """
 
     def __init__(self) -> None:
+        self.unreadable = 0
+        """Chunks that could not be read: they are written anew, which may mend the disk."""
         self._lock = threading.Lock()
         self._share = 1.0
         self._looked = 0
@@ -39,8 +41,9 @@ class Odds:
             self._passed += 1
             return self._passed % _NOW_AND_THEN == 0
 
-    def saw(self, *, same: bool) -> None:
+    def saw(self, *, same: bool, readable: bool = True) -> None:
         with self._lock:
+            self.unreadable += not readable
             self._looked += 1
             weight = 1 / min(self._looked, _FIRST if same else _MEMORY)
             self._share += (float(same) - self._share) * weight
@@ -49,13 +52,21 @@ class Odds:
 class Look:
     """Compares chunks on the disk with the index. For one thread.
 
-    What it finds equal was read from the medium, and has the digest that the template gives.
+    What it finds equal was read from the medium, and has the digest that the template gives. What
+    cannot be read is not held: a disk finds another place for a bad sector when it is written.
     """
 
     def __init__(
-        self, reader: ChunkReader, digest: ChunkDigest, odds: Odds, stages: Stages
+        self,
+        disk: DiskFile,
+        base: int,
+        buffer: memoryview,
+        digest: ChunkDigest,
+        odds: Odds,
+        stages: Stages,
     ) -> None:
-        self._reader = reader
+        """`base` is where the volume begins on `disk`; `buffer`: an aligned one of CHUNK_BYTES."""
+        self._reader = ChunkReader(disk, base, disk.read_once, buffer)
         self._digest = digest
         self._odds = odds
         self._stages = stages
@@ -65,8 +76,12 @@ class Look:
         return tuple(entry for entry in entries if not (self._odds.worth() and self._holds(entry)))
 
     def _holds(self, entry: IndexEntry) -> bool:
-        with self._stages.timed("read"):
-            content = self._reader.read(extents_of(entry))
+        try:
+            with self._stages.timed("read"):
+                content = self._reader.read(extents_of(entry))
+        except OSError:
+            self._odds.saw(same=False, readable=False)
+            return False
         with self._stages.timed("hash"):
             same = self._digest(content) == entry.content_digest
         self._odds.saw(same=same)

@@ -33,16 +33,21 @@ from agent.tools import (
     ext_bitmaps,
     f2fs,
     fat,
+    mkfs_fat,
     ntfs,
     partclone,
     xfs,
 )
-from agent.units import Extent, TiB
+from agent.units import Extent, GiB, TiB
 
 _PARTCLONE_BYTES: Final = TiB
 """Above this, partclone's own bitmap is too much memory, and it looks at every bit of it.
 
-Ext and XFS compare the counts of each group as they are read, btrfs those of each block group."""
+Ext and XFS compare the counts of each group as they are read, btrfs those of each block group;
+vfat, ntfs and exfat are checked by their own programs."""
+_ALONE_BYTES: Final = 128 * GiB
+"""Above this, one map of partclone's is made at a time: it takes up to 80 MiB of memory."""
+_alone = threading.Lock()
 
 SecondOpinion = Callable[[threading.Event], None]
 """Raises AgentError if the map is wrong; ends soon after the event is set."""
@@ -183,7 +188,8 @@ def _vfat(run: Runner, device: Path, size_bytes: int) -> UsedMap:
     _check_size(device, shape.size_bytes, size_bytes)
     if shape.bits == 12:
         return UsedMap(used)  # partclone 0.3.23 reads these tables wrongly
-    return UsedMap(used, _by_partclone(run, device, "vfat", size_bytes, used))
+    check = _by_partclone(run, device, "vfat", size_bytes, used, mkfs_fat.check_fat)
+    return UsedMap(used, check)
 
 
 def _btrfs(
@@ -220,7 +226,8 @@ def _ntfs(run: Runner, device: Path, size_bytes: int) -> UsedMap:
     _check_size(device, facts.size_bytes, size_bytes)
     tail = (facts.clusters * facts.cluster_bytes, facts.size_bytes)
     whole = Extents.of_bounds([*used.bounds(), tail])
-    return UsedMap(whole, _by_partclone(run, device, "ntfs", size_bytes, used))
+    check = _by_partclone(run, device, "ntfs", size_bytes, used, ntfs.check_ntfs)
+    return UsedMap(whole, check)
 
 
 def _exfat(run: Runner, device: Path, size_bytes: int) -> UsedMap:
@@ -229,7 +236,8 @@ def _exfat(run: Runner, device: Path, size_bytes: int) -> UsedMap:
     if facts.tables != 1:
         return _whole(size_bytes)  # two tables with a bitmap each: nothing here makes that
     _check_size(device, facts.size_bytes, size_bytes)
-    return UsedMap(used, _by_partclone(run, device, "exfat", size_bytes, used))
+    check = _by_partclone(run, device, "exfat", size_bytes, used, exfat.check_exfat)
+    return UsedMap(used, check)
 
 
 def _whole(size_bytes: int) -> UsedMap:
@@ -244,17 +252,32 @@ def _check_size(device: Path, claimed: int, size_bytes: int) -> None:
 
 
 def _by_partclone(
-    run: Runner, device: Path, fs: partclone.Filesystem, size_bytes: int, used: Extents
+    run: Runner,
+    device: Path,
+    fs: partclone.Filesystem,
+    size_bytes: int,
+    used: Extents,
+    larger: Callable[[Runner, Path, threading.Event], None] | None = None,
 ) -> SecondOpinion | None:
+    """Return a comparison with partclone's map; for what is too large for that, `larger`."""
     if size_bytes > _PARTCLONE_BYTES:
-        return None
+        return larger and (lambda stop: larger(run, device, stop))
 
     def look(stop: threading.Event) -> None:
         same = Comparison(used, device)
         partclone.read_map(run, device, fs, size_bytes, same.other, stop)
         same.close()
 
-    return look
+    def look_alone(stop: threading.Event) -> None:
+        while not _alone.acquire(timeout=0.1):
+            if stop.is_set():
+                return
+        try:
+            look(stop)
+        finally:
+            _alone.release()
+
+    return look if size_bytes <= _ALONE_BYTES else look_alone
 
 
 class Comparison:

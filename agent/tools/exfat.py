@@ -2,6 +2,7 @@
 
 import os
 import struct
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -70,9 +71,10 @@ def check_fit(facts: ExfatFacts, device: Path) -> None:
         )
 
 
-def check_exfat(run: Runner, device: Path) -> None:
+def check_exfat(run: Runner, device: Path, stop: threading.Event | None = None) -> None:
     """Check without writing. Raises DiskError if anything is wrong."""
-    answer = run(["fsck.exfat", "--repair-no", device], ok=range(256), timeout_s=CHECK_TIMEOUT_S)
+    words: list[str | Path] = ["fsck.exfat", "--repair-no", device]
+    answer = run(words, ok=range(256), timeout_s=CHECK_TIMEOUT_S, stop=stop)
     if answer.status != 0:
         said = " | ".join((answer.text + answer.stderr).splitlines()[-4:])
         raise DiskError(f"the exFAT filesystem on {device} is damaged: {said}")

@@ -1,5 +1,6 @@
 """mkfs.fat(8) and fsck.fat(8): a FAT for the sectors of its disk, and a check."""
 
+import threading
 from pathlib import Path
 from typing import Final
 
@@ -62,9 +63,9 @@ def make_fat(
     )
 
 
-def check_fat(run: Runner, device: Path) -> None:
+def check_fat(run: Runner, device: Path, stop: threading.Event | None = None) -> None:
     """Check without writing. Raises DiskError if anything is wrong."""
-    answer = run(["fsck.fat", "-n", device], ok=range(256), timeout_s=CHECK_TIMEOUT_S)
+    answer = run(["fsck.fat", "-n", device], ok=range(256), timeout_s=CHECK_TIMEOUT_S, stop=stop)
     if answer.status != 0:
         said = " | ".join((answer.text + answer.stderr).splitlines()[-4:])
         raise DiskError(f"the FAT filesystem on {device} is damaged: {said}")

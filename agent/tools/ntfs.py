@@ -2,6 +2,7 @@
 
 import os
 import struct
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,12 +101,13 @@ def check_fit(facts: NtfsFacts, device: Path) -> None:
         )
 
 
-def check_ntfs(run: Runner, device: Path) -> None:
+def check_ntfs(run: Runner, device: Path, stop: threading.Event | None = None) -> None:
     """Check that files and bitmap agree, without writing. Raises DiskError if they do not."""
     answer = run(
         ["ntfsresize", "--info", "--force", "--no-progress-bar", device],
         ok=range(256),
         timeout_s=CHECK_TIMEOUT_S,
+        stop=stop,
     )
     if answer.status != 0:
         said = " | ".join((answer.text + answer.stderr).splitlines()[-4:])

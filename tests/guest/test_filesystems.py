@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from agent.errors import SourceUnfit
 from agent.model.filesystems import can_grow, conservative_features
 from agent.model.layout import Btrfs, Content, Exfat, Ext, F2fs, Ntfs, Vfat, Xfs
+from agent.stream import usedmap
 from agent.stream.usedmap import used_map
 from agent.system.command import Run
 from agent.tools import filesystems
@@ -270,6 +272,59 @@ def test_a_windows_that_sleeps_is_unfit(source: Path, mounted_on: Path) -> None:
     with mounted(source, mounted_on, kind):
         (mounted_on / "hiberfil.sys").write_bytes(b"HIBR" + bytes(100_000))
     assert "hibernated" in facts(source).unfit[0]
+
+
+def without_an_mft_record(device: Path) -> None:
+    """A file's clusters are in use, and no file has them."""
+    with device.open("r+b") as file:
+        boot = file.read(512)
+        cluster = int.from_bytes(boot[11:13], "little") * boot[13]
+        file.seek(int.from_bytes(boot[0x30:0x38], "little") * cluster + 65 * 1024)
+        file.write(bytes(4 * 1024))
+
+
+def with_an_empty_bitmap(device: Path) -> None:
+    """By the bitmap of an exFAT, which has the first cluster, nothing is in use."""
+    with device.open("r+b") as file:
+        boot = file.read(512)
+        file.seek(int.from_bytes(boot[88:92], "little") * (1 << boot[108]))
+        file.write(bytes(16))
+
+
+def with_another_second_table(device: Path) -> None:
+    with device.open("r+b") as file:
+        boot = file.read(512)
+        sector, reserved = (int.from_bytes(boot[at : at + 2], "little") for at in (11, 14))
+        table_sectors = int.from_bytes(boot[36:40], "little")
+        file.seek((reserved + table_sectors) * sector + 400)
+        file.write(b"\x55" * 4)
+
+
+WRONG = {
+    "ntfs": without_an_mft_record,
+    "exfat": with_an_empty_bitmap,
+    "fat32": with_another_second_table,
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_too_large_for_partclone_is_checked_by_its_own_program(
+    name: str, source: Path, mounted_on: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = KINDS[name]
+    content = made(kind, source).content
+    with mounted(source, mounted_on, kind):
+        fill(mounted_on, kind)
+    monkeypatch.setattr(usedmap, "_PARTCLONE_BYTES", 0)
+    with used_map(Run(), source, content, SOURCE_BYTES) as found:
+        found.confirm()
+    WRONG[name](source)
+    with (
+        used_map(Run(), source, content, SOURCE_BYTES) as found,
+        pytest.raises(SourceUnfit, match="a second look") as caught,
+    ):
+        found.confirm()
+    assert "is damaged" in str(caught.value.__cause__)
 
 
 def test_an_external_journal_is_unfit(source: Path, scratch: list[Path]) -> None:

@@ -193,16 +193,40 @@ def test_what_the_server_lost_is_made_again_without_a_look_at_the_holes(world: W
     assert world.restored(captured) == with_zeros(*bad)
 
 
-def test_a_sector_that_cannot_be_written_is_named(world: World) -> None:
+@pytest.mark.parametrize("offset", [MiB + 7 * 512, 3 * MiB - 512, 4 * MiB])
+def test_a_sector_that_cannot_be_written_is_named(world: World, offset: int) -> None:
+    """By its page, not by where the large write began that it was in."""
     captured = world.capture((), None)
     template = open_template(world.client, captured.digest)
     target = make_target(world.folder, SIZE)
-    bad = Extent(BASE + 5 * MiB, 512)
+    bad = Extent(BASE + offset, 512)
+    page = bad.offset // 4096 * 4096
     with (
         bad_disk(target, world.folder / "worn", unwritable=(bad,)) as device,
-        pytest.raises(DiskError, match=r"cannot write .*worn \(serial T-1\) at \d+: Input/out"),
+        pytest.raises(DiskError, match=rf"write .*worn \(serial T-1\) at {page}: Input/out"),
     ):
         restore_volume(template, "root", device, BASE, serial="T-1")
+
+
+def test_what_cannot_be_read_on_the_target_is_written_anew(world: World) -> None:
+    """A disk finds another place for a bad sector when it is written: reading it is no must."""
+    captured = world.capture((), None)
+    template = open_template(world.client, captured.digest)
+    target = make_target(world.folder, SIZE)
+    restore_volume(template, "root", target, BASE)
+    bad = Extent(BASE + MiB, 512)
+    told: list[Happening] = []
+    with bad_disk(target, world.folder / "worn", unreadable=(bad,)) as device:
+        done = restore_volume(template, "root", device, BASE, report=told.append, serial="T-1")
+        with pytest.raises(DiskError, match=rf"cannot read .*worn at {bad.offset}"):
+            verify_volume(template, "root", device, BASE, Verify.FULL)  # nor is it now
+    first = next(template.entries("root")[1])
+    assert done.bytes_written == first.content_bytes
+    assert done.bytes_kept == captured.used_bytes - first.content_bytes
+    warnings = [one.message for one in told if isinstance(one, Logged)]
+    assert warnings == [
+        f"{device} (serial T-1) could not be read in 1 chunks of root: they were written anew"
+    ]
 
 
 def test_a_write_that_is_lost_at_the_end_is_an_error(world: World) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from agent.stream.levels import LEAST, Levels
+from agent.stream.levels import LEAST, Levels, most_lanes
 from agent.stream.reuse import Odds
 
 
@@ -33,12 +33,18 @@ def test_a_balance_changes_nothing() -> None:
     assert levels.level == LEAST
 
 
-@pytest.mark.parametrize(("lanes", "most"), [(1, 12), (3, 9), (8, 7)])
+@pytest.mark.parametrize(("lanes", "most"), [(1, 12), (2, 11), (4, 9), (7, 6), (8, 3), (20, 3)])
 def test_the_level_ends_where_memory_does(lanes: int, most: int) -> None:
     levels = Levels(None, lanes)
     for second in range(1, 60):
         levels.waited(second * 2.0, for_upload=2.0)
     assert abs(levels.level - most) <= 1
+
+
+def test_a_dearer_level_has_fewer_lanes() -> None:
+    lanes = [most_lanes(level) for level in (3, 6, 9, 11, 12, 15, 19)]
+    assert lanes == [8, 7, 4, 2, 1, 1, 1]
+    assert most_lanes(None) == 7, "so that it can rise"
 
 
 def looks(odds: Odds, holds: list[bool]) -> int:
