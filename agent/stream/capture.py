@@ -50,6 +50,8 @@ _AHEAD: Final = 2
 """Chunks that may be ready and wait their turn, beside those that lanes work on."""
 _MOST_LANES: Final = 8
 _PROBE_BYTES: Final = 4096
+_HEAD_BYTES: Final = 4096
+"""More than a manifest has beside its layers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +110,13 @@ def capture_template(
     meter = Meter("capture", total, report, stages)
     pack_bytes = pack_bytes or pack_target_bytes(total)
     layers: list[Descriptor] = []
+    room = _Room()
     used: dict[str, int] = {}
     uploaded = 0
     for source in sources:
         packs = sum(layer.media_type == PACK_TYPE for layer in layers)
         known = parent_volume(parent, source.volume.id)
-        work = _Volume(target, source, packs, meter, known, pack_bytes, level, lanes, damage)
+        work = _Volume(target, source, packs, room, meter, known, pack_bytes, level, lanes, damage)
         done = work.capture()
         layers += done.layers
         used[source.volume.id] = done.used_bytes
@@ -131,12 +134,6 @@ def capture_template(
         layers=tuple(layers),
     )
     data = wire.encode(manifest)
-    if len(data) > MANIFEST_MAX_BYTES:
-        raise AgentError(
-            f"the manifest names {len(layers)} blobs and has {len(data)} bytes, "
-            f"{MANIFEST_MAX_BYTES} may be",
-            hint="capture without a parent, or the disks one by one",
-        )
     with stages.timed("upload"):
         digest = target.put_manifest(data, tag, ARTIFACT_TYPE)
     meter.tick(final=True)
@@ -150,6 +147,26 @@ def capture_template(
         stage_seconds=stages.seconds,
         bottleneck=stages.bottleneck,
     )
+
+
+class _Room:
+    """The bytes that the manifest still has for layers: what is too long is refused on the way."""
+
+    def __init__(self) -> None:
+        self._taken = 0
+        self._layers = 0
+
+    def take(self, layer: Descriptor) -> Descriptor:
+        """Return `layer`, which has its place now. Raises AgentError if there is none left."""
+        self._taken += len(wire.encode(layer)) + 1
+        self._layers += 1
+        if self._taken > MANIFEST_MAX_BYTES - _HEAD_BYTES:
+            raise AgentError(
+                f"the manifest would name {self._layers} blobs or more, in over "
+                f"{self._taken} bytes: {MANIFEST_MAX_BYTES} may be",
+                hint="capture without a parent, or the disks one by one",
+            )
+        return layer
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +190,7 @@ class _Volume:
         target: Target,
         source: VolumeSource,
         first_pack: int,
+        room: _Room,
         meter: Meter,
         parent: ParentVolume | None,
         pack_bytes: int,
@@ -184,6 +202,7 @@ class _Volume:
         self._lanes = lanes or fair
         self._target = target
         self._source = source
+        self._room = room
         self._meter = meter
         self._stages = meter.stages
         self._stages.share(("read", "hash", "compress"), self._lanes)
@@ -226,7 +245,7 @@ class _Volume:
                         self._meter.report(Logged(level=Level.WARNING, message=text))
                 self._packs.close()
                 writer.close()
-                layer = index.finish(INDEX_TYPE, self._annotations("index"))
+                layer = self._room.take(index.finish(INDEX_TYPE, self._annotations("index")))
                 self._courier.close(self._meter.tick)
             except BaseException:
                 self._courier.stop()
@@ -319,7 +338,8 @@ class _Volume:
             self._taken_over[theirs] = number = self._next_number()
             pack = self._parent.pack(theirs)
             annotations = pack.annotations | self._annotations(f"{number:05}.pack")
-            self._layers[number] = msgspec.structs.replace(pack, annotations=annotations)
+            pack = msgspec.structs.replace(pack, annotations=annotations)
+            self._layers[number] = self._room.take(pack)
         return self._taken_over[theirs]
 
     def _next_number(self) -> int:
@@ -338,7 +358,7 @@ class _Volume:
 
     def _finish_pack(self, pack: BlobWriter) -> None:
         annotations = self._annotations(f"{self._own:05}.pack")
-        self._layers[self._own] = pack.finish(PACK_TYPE, annotations)
+        self._layers[self._own] = self._room.take(pack.finish(PACK_TYPE, annotations))
         self._in_pack = []
 
     def _annotations(self, what: str) -> dict[str, str]:
