@@ -60,6 +60,8 @@ class Decoder:
         """
         try:
             head = zstandard.get_frame_parameters(stored)
+            if head.content_size == zstandard.CONTENTSIZE_UNKNOWN:
+                raise ChunkCorrupt("declares no size")
             if head.content_size != len(into):
                 raise ChunkCorrupt(f"declares {head.content_size} bytes, not {len(into)}")
             if head.window_size > MAX_WINDOW_BYTES:

@@ -12,9 +12,9 @@ from tests.bench.flatness import flatness
 from tests.bench.incremental import PERCENT, incremental
 from tests.bench.line import Line
 from tests.bench.memory import SIZES, memory
-from tests.bench.per_chunk import per_chunk
+from tests.bench.per_chunk import WAYS, per_chunk
 from tests.bench.redeploy import PERCENTS, redeploy
-from tests.bench.rounds import BenchFailed, say
+from tests.bench.rounds import LEAST_ROUNDS, BenchFailed, say
 from tests.bench.setting import Setting, setting
 from tests.harness.daemons import NotStarted
 
@@ -31,7 +31,7 @@ BENCHES: Final[Mapping[str, Bench]] = {
     **{f"peak_memory_{way}_{size}": memory for size in SIZES for way in ("capture", "deploy")},
     "disk_size_flatness": flatness,
     "disk_size_flatness_ext4": flatness,
-    "per_chunk_python_us": per_chunk,
+    **dict.fromkeys(WAYS, per_chunk),
 }
 
 
@@ -40,8 +40,8 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="all, if none is named")
     parser.add_argument("--list", action="store_true", help="print the names and end")
-    parser.add_argument("--quick", action="store_true", help="3 rounds instead of 5")
-    parser.add_argument("--rounds", type=int, help="so many rounds")
+    parser.add_argument("--quick", action="store_true", help=f"{LEAST_ROUNDS} rounds instead of 5")
+    parser.add_argument("--rounds", type=int, help=f"so many rounds, at least {LEAST_ROUNDS}")
     parser.add_argument("--small", action="store_true", help="1 GiB of data instead of 5.9")
     options = parser.parse_args(arguments)
     if options.list:
@@ -50,7 +50,11 @@ def main(arguments: Sequence[str]) -> int:
     names: list[str] = options.names or list(BENCHES)
     if unknown := [name for name in names if name not in BENCHES]:
         parser.error(f"no such bench: {', '.join(unknown)}; --list names them")
-    rounds = options.rounds or (3 if options.quick else 5)
+    rounds: int = options.rounds
+    if rounds is None:
+        rounds = LEAST_ROUNDS if options.quick else 5
+    if rounds < LEAST_ROUNDS:
+        parser.error(f"--rounds {rounds}: a figure needs at least {LEAST_ROUNDS} runs")
     failed = 0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that all is put away
     with setting(rounds, is_quick=options.quick, wants_small=options.small) as here:

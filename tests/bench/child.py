@@ -5,7 +5,6 @@
 
 import json
 import os
-import re
 import sys
 import time
 from collections.abc import Callable
@@ -26,14 +25,18 @@ from agent.stream.usedmap import used_map
 from agent.system.command import Run
 from agent.system.memory import give_back_memory
 from agent.units import Extent
-from tests.bench.native import NativeTime
+from tests.bench import shares
+from tests.bench.peaks import ChildrenPeaks, peak_bytes
 from tests.contracts.stream_builders import make_config, make_volume
 
-UUID = "7c1d4f0a-5b0e-4c55-9d0f-2f6f1c9be001"
 
+def capture(
+    where: str, repository: str, disk: str, tag: str, level: str, parent: str = ""
+) -> dict[str, Any]:
+    """Capture the ext4 or XFS on `disk` into a registry or a folder, its used map included.
 
-def capture(where: str, repository: str, disk: str, tag: str, parent: str = "") -> dict[str, Any]:
-    """Capture the ext4 or XFS on `disk` into a registry or a folder, its used map included."""
+    `level`: that of zstd, or `adaptive`, as the product does it.
+    """
     path = Path(disk)
     content = content_of(path)
     volume = make_volume(path.stat().st_size, content=content)
@@ -49,6 +52,7 @@ def capture(where: str, repository: str, disk: str, tag: str, parent: str = "") 
             make_config(volume),
             [VolumeSource(volume, path, 0, used.extents, zeros=used.zeros)],
             tag=tag,
+            level=None if level == "adaptive" else int(level),
             parent=known,
             confirm=used.confirm,
         )
@@ -66,9 +70,7 @@ def content_of(disk: Path) -> Ext | Xfs:
     """Return what is on `disk`, by its first bytes."""
     with disk.open("rb") as file:
         is_xfs = file.read(4) == b"XFSB"
-    if is_xfs:
-        return Xfs(uuid=UUID, label="", block_bytes=4096)
-    return Ext(uuid=UUID, label="", block_bytes=4096, features=())
+    return Xfs(uuid=shares.UUID, label="", block_bytes=4096) if is_xfs else shares.EXT4
 
 
 def restore(url: str, tag: str, disk: str) -> dict[str, Any]:
@@ -83,47 +85,35 @@ def restore(url: str, tag: str, disk: str) -> dict[str, Any]:
     }
 
 
+def capture_with_children(*words: str) -> dict[str, Any]:
+    """As `capture`, with the peaks of the programs that it runs."""
+    with ChildrenPeaks() as peaks:
+        answer = capture(*words)
+    return {**answer, "children": peaks.by_name}
+
+
 def capture_extents(url: str, repository: str, disk: str, runs: str, packs: str) -> dict[str, Any]:
-    """Capture the runs of bytes that the file `runs` lists, into packs of `packs` bytes."""
+    """Capture the runs of bytes that the file `runs` lists, into packs of `packs` bytes.
+
+    At the level that the product takes by itself.
+    """
     path = Path(disk)
     volume = make_volume(path.stat().st_size)
     source = VolumeSource(volume, path, 0, listed(Path(runs)))
     chunks.SPAN_LEVELS = 0  # as on a full disk: each window of it has a chunk, however little
     client, config = RegistryClient(url, repository), make_config(volume)
     done = capture_template(
-        RegistryTarget(client), config, [source], tag="latest", pack_bytes=int(packs)
+        RegistryTarget(client),
+        config,
+        [source],
+        tag="latest",
+        level=None,
+        pack_bytes=int(packs),
     )
     return {
         "stored_bytes": done.stored_bytes,
         "layers": len(open_template(client, done.digest).manifest.layers),
         "manifest_bytes": len(done.manifest_bytes),
-    }
-
-
-def python_share(url: str, tag: str, disk: str) -> dict[str, Any]:
-    """Restore four times to a blank `disk`; of the last three, what CPU time was not native."""
-    native = NativeTime()
-    native.watch()
-    size = Path(disk).stat().st_size
-    written = chunks = 0
-    started = time.process_time()
-    for turn in range(4):
-        os.truncate(disk, 0)
-        os.truncate(disk, size)
-        if turn == 1:  # the first time, modules are loaded and connections made
-            native.reset()
-            written = chunks = 0
-            started = time.process_time()
-        done = restore_volume(open_template(open_source(url), tag), "root", Path(disk), 0)
-        written += done.bytes_written
-        chunks += done.chunks
-    whole = time.process_time() - started
-    return {
-        "chunks": chunks,
-        "bytes_written": written,
-        "all_seconds": whole,
-        "python_seconds": whole - native.total,
-        "native": native.seconds,
     }
 
 
@@ -135,18 +125,14 @@ def listed(runs: Path) -> Any:
         return Extents(Extent(*map(int, line.split())) for line in lines)
 
 
-def peak_bytes() -> int:
-    """Return the peak of this process alone: getrusage would count its parent's, too."""
-    found = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
-    assert found
-    return int(found[1]) * 1024
-
-
 MODES: dict[str, Callable[..., dict[str, Any]]] = {
     "capture": capture,
+    "capture-with-children": capture_with_children,
     "restore": restore,
     "capture-extents": capture_extents,
-    "python-share": python_share,
+    "python-share-deploy": shares.deploy,
+    "python-share-capture": shares.capture,
+    "python-share-read-back": shares.read_back,
 }
 
 

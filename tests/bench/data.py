@@ -1,6 +1,7 @@
 """What is measured with: ext4 images of a real system's files, out of Debian's packages.
 
-Made once and kept in the cache: the big image takes some minutes, and 6 GB of the disk.
+Made once and kept in the cache: the big image takes some minutes, and 6 GB of the disk. The
+packages are those that the release has on that day: `tests.bench.contents` tells them apart.
 """
 
 import os
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from agent.units import GiB, TiB
+from tests.bench.contents import files, files_of, keep_digest
 from tests.harness.cache import key_of, made_once
 
 SUITE: Final = "trixie"
@@ -83,8 +85,9 @@ def make_images(folder: Path) -> None:
     tree, part = folder / "tree", folder / "part"
     bootstrap(tree)
     make_part(tree, part, SUBSET_BYTES)
-    make_ext4(folder / "system.img", 12 * GiB, tree)
-    make_ext4(folder / "small.img", 4 * GiB, part)
+    for name, size_bytes, source in (("system", 12 * GiB, tree), ("small", 4 * GiB, part)):
+        make_ext4(folder / f"{name}.img", size_bytes, source)
+        keep_digest(folder / f"{name}.img", source / "usr")
     shutil.rmtree(part)
     shutil.rmtree(tree)
 
@@ -114,7 +117,7 @@ def bootstrap(tree: Path) -> None:
 def make_part(tree: Path, part: Path, limit_bytes: int) -> None:
     """Link files of `tree` into `part`, in the order of their names below /usr, up to a size."""
     left = limit_bytes
-    for file in _files(tree / "usr"):
+    for file in files(tree / "usr"):
         size = file.stat().st_size
         if size > left:
             return
@@ -122,16 +125,6 @@ def make_part(tree: Path, part: Path, limit_bytes: int) -> None:
         place = part / file.relative_to(tree)
         place.parent.mkdir(parents=True, exist_ok=True)
         os.link(file, place)
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    for found in sorted(folder.iterdir()):
-        if found.is_symlink():
-            continue
-        if found.is_dir():
-            yield from _files(found)
-        elif found.is_file():
-            yield found
 
 
 def make_xfs_images(folder: Path, small: Path) -> None:
@@ -152,13 +145,6 @@ def make_wide_ext4(folder: Path, small: Path) -> None:
     files_of(small, tree)
     make_ext4(folder / "wide.img", WIDE_BYTES, tree, WIDE_MKFS)
     shutil.rmtree(tree)
-
-
-def files_of(image: Path, tree: Path) -> None:
-    """Copy what is below /usr out of an ext4."""
-    tree.mkdir()
-    words = ["debugfs", "-R", f"rdump /usr {tree}", str(image)]
-    subprocess.run(words, check=True, capture_output=True, stdin=subprocess.DEVNULL)
 
 
 def _prototype(tree: Path) -> Iterator[str]:

@@ -1,16 +1,12 @@
 """The same files on a small and on a huge disk: capture and deploy should cost the same."""
 
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 from tests.bench.line import Line, Peer, joined
 from tests.bench.rounds import fresh_file, in_turns, load_note, say
-from tests.bench.setting import REPOSITORY, TAG, Data, Setting, warm_template
-from tests.contracts.registries import netboot
+from tests.bench.setting import LEVEL, REPOSITORY, TAG, Data, Setting, warm_template
 
 TARGET: Final = 1.25
 """For the same bytes. What the huge disk stores more is bytes in use, and may cost as much more."""
@@ -37,10 +33,8 @@ def _flatness(setting: Setting, name: str, kind: str, *contestants: Data) -> Lin
     parts: dict[str, list[str]] = {data.name: [] for data in contestants}
 
     def both(data: Data) -> float:
-        store = Path(tempfile.mkdtemp(prefix="store-", dir=setting.work))
-        with netboot(store) as url:
-            captured, answer = setting.child("capture", url, REPOSITORY, data.image, TAG)
-        shutil.rmtree(store)
+        with setting.registry() as url:
+            captured, answer = setting.child("capture", url, REPOSITORY, data.image, TAG, LEVEL)
         used[data.name], stored[data.name] = answer["used_bytes"], answer["stored_bytes"]
         target = fresh_file(setting.work / "target.img", data.size_bytes)
         url = setting.url_of(layouts[data.name])
@@ -61,5 +55,5 @@ def _flatness(setting: Setting, name: str, kind: str, *contestants: Data) -> Lin
         busy,
     )
     peer = Peer("the same on 4 GiB", runs[small])
-    words = f"1 GiB of a Debian system, {kind} of just below 16 TiB (sparse) beside one of 4 GiB"
+    words = f"{setting.subset}, {kind} of just below 16 TiB (sparse) beside one of 4 GiB"
     return Line(name, "s", runs[wide], target, words, peer, note)

@@ -11,11 +11,10 @@ from agent.store.template import open_template
 from tests.bench.extents import change, draw
 from tests.bench.line import Line, Peer, floats
 from tests.bench.rounds import BenchFailed, say
-from tests.bench.setting import REPOSITORY, TAG, Setting
-from tests.contracts.registries import netboot
+from tests.bench.setting import LEVEL, REPOSITORY, TAG, Setting
 
 PERCENT: Final = 5
-TARGET: Final = 1.1
+TARGETS: Final = {f"incremental_bytes_{PERCENT}pct": 1.1}
 
 
 def incremental(setting: Setting, names: Sequence[str]) -> Iterator[Line]:
@@ -27,18 +26,17 @@ def incremental(setting: Setting, names: Sequence[str]) -> Iterator[Line]:
     data = setting.small if setting.is_quick else setting.data
     image = setting.work / "changed.img"
     subprocess.run(["cp", "--sparse=always", data.image, image], check=True)
-    store = setting.work / "store"
-    store.mkdir()
     uploaded: list[int] = []
     stored: list[int] = []
-    with netboot(store) as url:
-        setting.child("capture", url, REPOSITORY, data.image, TAG)
+    with setting.registry() as url:
+        setting.child("capture", url, REPOSITORY, data.image, TAG, LEVEL)
         client = RegistryClient(url, REPOSITORY)
         before = stored_chunks(client, TAG)
         changed = draw([entry for entry in before if _is_data(entry.extents)], PERCENT)
         for run in range(setting.rounds):
             change(image, changed, seed=random.Random(run).randrange(2**32))
-            _, answer = setting.child("capture", url, REPOSITORY, image, f"run-{run}", TAG)
+            words = (url, REPOSITORY, image, f"run-{run}", LEVEL, TAG)
+            _, answer = setting.child("capture", *words)
             after = {entry.number: entry for entry in stored_chunks(client, f"run-{run}")}
             differ = [
                 after[entry.number]
@@ -52,10 +50,10 @@ def incremental(setting: Setting, names: Sequence[str]) -> Iterator[Line]:
             say(f"run {run + 1}/{setting.rounds}: {uploaded[-1]} bytes, {stored[-1]} stored")
         client.close()
     image.unlink()
-    words = f"{data.words}; {len(changed)} of {len(before)} chunks changed on the source"
+    what = f"{data.words}; {len(changed)} of {len(before)} chunks changed on the source"
     peer = Peer("stored bytes of the changed chunks", floats(stored))
-    note = "packs and index; the parent is in the same repository"
-    yield Line(names[0], "B", floats(uploaded), TARGET, words, peer, note)
+    note = f"packs and index, zstd level {LEVEL}; the parent is in the same repository"
+    yield Line(names[0], "B", floats(uploaded), TARGETS[names[0]], what, peer, note)
 
 
 def stored_chunks(client: RegistryClient, tag: str) -> list[IndexEntry]:

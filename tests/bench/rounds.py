@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+LEAST_ROUNDS: Final = 3
+"""Of fewer there is no median."""
 BUSY: Final = 2.5
 _TIMEOUT_S: Final = 1200.0
 

@@ -17,15 +17,20 @@ from agent.store.registry import RegistryClient
 from agent.store.target import FolderTarget
 from agent.store.template import Template, open_template
 from agent.store.transfer import copy_template
+from tests.bench.contents import digest_of_image
 from tests.bench.data import images, wide_ext4, xfs_images
 from tests.bench.rounds import BenchFailed, say, timed, timed_pipe
-from tests.bench.servers import nginx
+from tests.bench.servers import Nginx, nginx
 from tests.contracts.registries import netboot
 from tests.harness.cache import cache_dir, key_of, made_once
 
 ROOT: Final = Path(__file__).parents[2]
 REPOSITORY: Final = "bench"
 TAG: Final = "latest"
+LEVEL: Final = "3"
+"""What a capture has that is compared with `zstd -3`, or that others are made from."""
+ADAPTIVE: Final = "adaptive"
+"""What a capture has in the product, unless it is told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +51,7 @@ class Setting:
     """One run of the bench. `work` is on the disk that is written to, and goes away."""
 
     work: Path
-    url: str
+    server: Nginx
     rounds: int
     is_quick: bool
     wants_small: bool
@@ -57,28 +62,38 @@ class Setting:
 
     @cached_property
     def system(self) -> Data:
-        words = "ext4 of 12 GiB that holds 5.9 GiB of a Debian system"
-        return Data("system", images().system, words)
+        image = images().system
+        words = f"ext4 of 12 GiB that holds 5.9 GiB of a Debian system ({_digest(image)})"
+        return Data("system", image, words)
 
     @cached_property
     def small(self) -> Data:
-        return Data("small", images().small, "ext4 of 4 GiB that holds 1 GiB of a Debian system")
+        words = f"ext4 of 4 GiB that holds {self.subset}"
+        return Data("small", images().small, words)
 
     @cached_property
     def small_xfs(self) -> Data:
-        return Data("small-xfs", xfs_images().small, "the same 1 GiB on an XFS of 4 GiB")
+        return Data("small-xfs", xfs_images().small, f"XFS of 4 GiB that holds {self.subset}")
 
     @cached_property
     def wide_xfs(self) -> Data:
-        return Data("wide-xfs", xfs_images().wide, "the same 1 GiB on an XFS of just below 16 TiB")
+        words = f"XFS of just below 16 TiB that holds {self.subset}"
+        return Data("wide-xfs", xfs_images().wide, words)
 
     @cached_property
     def wide(self) -> Data:
-        return Data("wide", wide_ext4(), "the same 1 GiB on an ext4 of just below 16 TiB")
+        words = f"ext4 of just below 16 TiB that holds {self.subset}"
+        return Data("wide", wide_ext4(), words)
 
-    def url_of(self, path: Path) -> str:
-        """Return where nginx serves a file or folder of the cache."""
-        return f"{self.url}/{path.relative_to(cache_dir())}"
+    @cached_property
+    def subset(self) -> str:
+        """What all images but `system` hold."""
+        return f"1 GiB of a Debian system ({_digest(images().small)})"
+
+    def url_of(self, path: Path, *, counted: bool = False) -> str:
+        """Return where nginx serves a file or folder of the cache and may count what it sends."""
+        base = self.server.counted_url if counted else self.server.url
+        return f"{base}/{path.relative_to(cache_dir())}"
 
     def child(self, mode: str, *words: str | Path) -> tuple[float, dict[str, Any]]:
         """Run ours in a process of its own; return its seconds, all of them, and its answer."""
@@ -96,6 +111,16 @@ class Setting:
         timed([*words, "-c", "import tests.bench.child"], self.work / "compile.log")
         return (*words, "-m", "tests.bench.child")
 
+    @contextmanager
+    def registry(self) -> Iterator[str]:
+        """Yield the URL of a registry of ours that has nothing yet, and goes away."""
+        store = Path(tempfile.mkdtemp(prefix="store-", dir=self.work))
+        try:
+            with netboot(store) as url:
+                yield url
+        finally:
+            shutil.rmtree(store)
+
     def template(self, data: Data) -> tuple[Path, Template]:
         """Return the layout folder with `data` as a template of today's code, and the template."""
         key = key_of(str(data.image), *(path.read_bytes() for path in sorted(_format_code())))
@@ -104,14 +129,11 @@ class Setting:
 
     def _export(self, data: Data, folder: Path) -> None:
         say(f"capturing {data.name} once, for all that deploy it")
-        store = folder / "captured"
-        store.mkdir()
-        with netboot(store) as url:
-            self.child("capture", url, REPOSITORY, data.image, TAG)
+        with self.registry() as url:
+            self.child("capture", url, REPOSITORY, data.image, TAG, LEVEL)
             source = RegistryClient(url, REPOSITORY)
             copy_template(source, TAG, FolderTarget(LayoutFolder(folder / "layout")), TAG)
             source.close()
-        shutil.rmtree(store)
 
     def peers(self, data: Data) -> Path:
         """Return the folder with the image as partclone's and as raw bytes, both zstd -3."""
@@ -124,6 +146,10 @@ class Setting:
             timed_pipe(f"zstd -q -3 -T2 -c {data.image} > {folder / 'raw.zst'}", log)
 
         return made_once(f"bench-peers-{data.name}", key, make)
+
+
+def _digest(image: Path) -> str:
+    return f"sha256 of its files {digest_of_image(image)}"
 
 
 def partclone_capture(image: Path, file: Path) -> str:
@@ -154,5 +180,5 @@ def setting(rounds: int, *, is_quick: bool, wants_small: bool) -> Iterator[Setti
         work = Path(name)
         if shutil.which("partclone.extfs") is None:
             raise BenchFailed("partclone is not installed: scripts/setup")
-        with nginx(cache_dir(), work) as url:
-            yield Setting(work, url, rounds, is_quick, wants_small)
+        with nginx(cache_dir(), work) as server:
+            yield Setting(work, server, rounds, is_quick, wants_small)

@@ -27,6 +27,7 @@ from agent.store.digests import CHUNK_DIGESTS, DIGEST
 from agent.store.index import IndexWriter
 from agent.store.layout import LayoutFolder
 from agent.store.pack import Encoder
+from tests.bench.contents import DIGITS
 from tests.bench.setting import TAG
 from tests.contracts.stream_builders import make_config, make_volume
 
@@ -34,10 +35,8 @@ PAGE: Final = 4096
 _ANNOTATIONS: Final = {VOLUME_ANNOTATION: "root"}
 
 
-def make_template(
-    folder: Path, chunks: int, stored: Callable[[int], int], per_pack: int
-) -> tuple[Path, int]:
-    """Make a layout folder with a template of `chunks` chunks; return it and its manifest's size.
+def make_template(folder: Path, chunks: int, stored: Callable[[int], int], per_pack: int) -> bytes:
+    """Make a layout folder with a template of `chunks` chunks; return its manifest.
 
     `stored` says of how many random bytes at its start a chunk consists; 0: it is all zeros.
     So many stored chunks are in a pack.
@@ -73,7 +72,7 @@ def make_template(
     half.unlink()
     data = wire.encode(manifest)
     layout.put_manifest(data, TAG, ARTIFACT_TYPE)
-    return folder, len(data)
+    return data
 
 
 class _Maker:
@@ -119,21 +118,27 @@ class _Maker:
         )
 
 
-def make_source(disk: Path, chunks: int, filled: Callable[[int], int], runs: Path) -> None:
+def make_source(disk: Path, chunks: int, filled: Callable[[int], int], runs: Path) -> str:
     """Make a sparse disk and, in `runs`, the list of what is used of it: two pages a chunk.
 
     `filled` says how many random bytes are written at the start of a chunk; with more than a
-    page, those are used.
+    page, those are used. Returns the first digits of the SHA-256 of what was written and listed.
     """
     noise = random.Random(2)
+    digest = hashlib.sha256()
     with disk.open("wb") as file, runs.open("w") as lines:
         file.truncate(chunks * CHUNK_BYTES)
         for number in range(chunks):
             at, size = number * CHUNK_BYTES, filled(number)
             if size:
+                data = noise.randbytes(size)
                 file.seek(at)
-                file.write(noise.randbytes(size))
-            lines.writelines(_lines(at, max(size, PAGE)))
+                file.write(data)
+                digest.update(data)
+            listed = "".join(_lines(at, max(size, PAGE)))
+            lines.write(listed)
+            digest.update(listed.encode())
+    return digest.hexdigest()[:DIGITS]
 
 
 def _lines(at: int, size: int) -> Iterable[str]:

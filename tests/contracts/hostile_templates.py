@@ -1,9 +1,6 @@
 """Templates made to hurt, out of a good one, by name: `CASES`."""
 
-import io
-import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -14,111 +11,23 @@ from agent.model import wire
 from agent.model.template import (
     CHUNK_BYTES,
     FORMAT_VERSION,
-    FROM_ANNOTATION,
-    INDEX_TYPE,
-    PACK_TYPE,
-    Manifest,
 )
-from agent.store.template import Template, open_template
+from agent.store.template import open_template
 from agent.units import MiB
-from tests.contracts.fake_registry import FakeRegistry, sha256
+from tests.contracts.fake_registry import sha256
+from tests.contracts.hostile_frames import (
+    bomb,
+    declaring,
+    frame,
+    huge_window,
+    skippable,
+    with_dictionary,
+)
+from tests.contracts.hostile_maker import HEX, Maker, as_line
 from tests.contracts.seeds import draw
 
 SIZE = 13 * MiB
 FORMAT = b'"format":%d' % FORMAT_VERSION
-HEX = "ab" * 32
-
-
-def frame(text: bytes, **options: Any) -> bytes:
-    return zstandard.ZstdCompressor(write_checksum=True, **options).compress(text)
-
-
-def bomb(size_bytes: int, letter: bytes) -> bytes:
-    """Return a frame that unpacks to `size_bytes` of one letter."""
-    made = io.BytesIO()
-    piece = letter * MiB
-    with zstandard.ZstdCompressor(write_checksum=True).stream_writer(made, closefd=False) as out:
-        for _ in range(size_bytes // MiB):
-            out.write(piece)
-    return made.getvalue()
-
-
-@dataclass
-class Maker:
-    """Makes hostile templates out of a good one."""
-
-    registry: FakeRegistry
-    good: Template
-
-    def blob(self, data: bytes) -> str:
-        self.registry.blobs[sha256(data)] = data
-        return sha256(data)
-
-    def manifest(self, data: bytes) -> str:
-        self.registry.manifests[sha256(data)] = data
-        return sha256(data)
-
-    def push(self, manifest: Manifest) -> str:
-        return self.manifest(wire.encode(manifest))
-
-    @property
-    def lines(self) -> list[Any]:
-        """The good index, as values that may be changed."""
-        data = self.registry.blobs[self.good.blobs["root"].index.digest]
-        text = zstandard.ZstdDecompressor().decompressobj().decompress(data)
-        return [json.loads(line) for line in text.splitlines()]
-
-    def index(self, data: bytes) -> str:
-        """Return a template whose index is the blob `data`."""
-        return self.layers(lambda layer: layer.media_type == INDEX_TYPE, data)
-
-    def config(self, data: bytes) -> str:
-        manifest = self.good.manifest
-        config = msgspec.structs.replace(manifest.config, digest=self.blob(data), size=len(data))
-        return self.push(msgspec.structs.replace(manifest, config=config))
-
-    def pack(self, change: Callable[[bytes], bytes]) -> str:
-        """Return a template whose first pack is changed, and so its place in the manifest."""
-        first = self.good.manifest.packs[0]
-        data = change(self.registry.blobs[first.digest])
-        return self.layers(lambda layer: layer.digest == first.digest, data)
-
-    def layers(self, wanted: Callable[[Any], bool], data: bytes, **more: str) -> str:
-        digest = self.blob(data)
-        layers = tuple(
-            msgspec.structs.replace(
-                layer, digest=digest, size=len(data), annotations={**layer.annotations, **more}
-            )
-            if wanted(layer)
-            else layer
-            for layer in self.good.manifest.layers
-        )
-        return self.push(msgspec.structs.replace(self.good.manifest, layers=layers))
-
-    def text(self, change: Callable[[list[Any]], object]) -> str:
-        """Return a template whose index has lines that were changed."""
-        lines = self.lines
-        change(lines)
-        return self.index(frame(b"".join(as_line(line) for line in lines)))
-
-    def inherited(self, change: Callable[[list[Any]], object]) -> str:
-        """As `text`, with all packs made for a parent: gaps are allowed, going back is not."""
-        lines = self.lines
-        change(lines)
-        data = frame(b"".join(as_line(line) for line in lines))
-        digest = self.blob(data)
-        parent = {FROM_ANNOTATION: "sha256:" + HEX}
-        layers = tuple(
-            msgspec.structs.replace(layer, annotations={**layer.annotations, **parent})
-            if layer.media_type == PACK_TYPE
-            else msgspec.structs.replace(layer, digest=digest, size=len(data))
-            for layer in self.good.manifest.layers
-        )
-        return self.push(msgspec.structs.replace(self.good.manifest, layers=layers))
-
-
-def as_line(value: Any) -> bytes:
-    return value if isinstance(value, bytes) else json.dumps(value).encode() + b"\n"
 
 
 def put(line: int, place: int, value: Any) -> Callable[[list[Any]], None]:
@@ -248,7 +157,7 @@ INDEX: dict[str, Callable[[Maker], str]] = {
     "a bomb of zeros": lambda maker: maker.index(bomb(1024 * MiB, b"\0")),
     "a bomb of lines": lambda maker: maker.index(bomb(1024 * MiB, b"\n")),
     "a bomb after the head": lambda maker: maker.index(
-        bomb_after(as_line(maker.lines[0]), 1024 * MiB)
+        bomb(1024 * MiB, b"[", head=as_line(maker.lines[0]))
     ),
     "a huge window": lambda maker: maker.index(huge_window(text_of(maker))),
     "a skippable frame first": lambda maker: maker.index(
@@ -276,35 +185,8 @@ INDEX: dict[str, Callable[[Maker], str]] = {
 }
 
 
-def bomb_after(line: bytes, size_bytes: int) -> bytes:
-    made = io.BytesIO()
-    with zstandard.ZstdCompressor(write_checksum=True).stream_writer(made, closefd=False) as out:
-        out.write(line)
-        for _ in range(size_bytes // MiB):
-            out.write(b"[" * MiB)
-    return made.getvalue()
-
-
 def text_of(maker: Maker) -> bytes:
     return b"".join(as_line(line) for line in maker.lines)
-
-
-def huge_window(text: bytes) -> bytes:
-    """Return a frame that asks for a window of 128 MiB, and is good but for that."""
-    parameters = zstandard.ZstdCompressionParameters(window_log=27, write_content_size=False)
-    packer = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
-    return packer.compress(text) + packer.flush()
-
-
-def skippable() -> bytes:
-    return b"\x50\x2a\x4d\x18" + (8).to_bytes(4, "little") + b"whatever"
-
-
-def with_dictionary() -> bytes:
-    samples: list[bytes | bytearray | memoryview] = [
-        b"[%d,[[%d,512]],-1,0,0,null]" % (n, n * 512) for n in range(2000)
-    ]
-    return frame(bytes(samples[7]), dict_data=zstandard.train_dictionary(4096, samples))
 
 
 def twice(key: bytes, data: bytes) -> bytes:
@@ -398,12 +280,17 @@ def end_of_first_chunk(maker: Maker) -> int:
     return int(line[3] + line[4])
 
 
-def pack_frame(data: bytes) -> Callable[[Maker], str]:
-    """Return a template whose first stored chunk is the frame `data`, rightly described."""
+def pack_frame(change: Callable[[bytes], bytes]) -> Callable[[Maker], str]:
+    """Return a template whose first stored chunk is another frame, rightly described.
+
+    `change` makes it of the content that it should have.
+    """
 
     def make(maker: Maker) -> str:
         lines, place = maker.lines, stored_line(maker)
         old = lines[place][4]
+        pack = maker.registry.blobs[maker.good.manifest.packs[0].digest]
+        data = change(zstandard.ZstdDecompressor().decompress(pack[:old]))
         for line in lines[place + 1 :]:
             if line[2] == lines[place][2]:
                 line[3] += len(data) - old
@@ -425,12 +312,15 @@ PACK: dict[str, Callable[[Maker], str]] = {
     "a frame more": lambda maker: maker.pack(lambda data: data + frame(b"more")),
     "a skippable frame more": lambda maker: maker.pack(lambda data: data + skippable()),
     "another template's": other_template,
-    "a bomb": pack_frame(bomb(1024 * MiB, b"\0")),
-    "a huge window": pack_frame(huge_window(b"\n" * MiB)),
-    "a skippable frame": pack_frame(skippable()),
-    "a dictionary": pack_frame(with_dictionary()),
-    "two frames": pack_frame(frame(bytes(2 * MiB)) * 2),
-    "no checksum": pack_frame(zstandard.ZstdCompressor().compress(bytes(CHUNK_BYTES))),
+    "a bomb": pack_frame(lambda _: bomb(1024 * MiB, b"\0")),
+    "a bomb that declares a chunk": pack_frame(
+        lambda text: declaring(len(text), bomb(1024 * MiB, b"\0"))
+    ),
+    "a huge window": pack_frame(lambda text: declaring(len(text), huge_window(text))),
+    "a skippable frame": pack_frame(lambda _: skippable()),
+    "a dictionary": pack_frame(with_dictionary),
+    "two frames": pack_frame(lambda text: frame(text) + frame(b"more")),
+    "no checksum": pack_frame(zstandard.ZstdCompressor().compress),
 }
 
 CASES = {

@@ -114,6 +114,28 @@ def other_range(shift: int) -> Callable[[Handler], None]:
     return answer
 
 
+def range_said(form: str) -> Callable[[Handler], None]:
+    """Return a lie that sends the right bytes, and of them `form`: {a}, {b} and the {total}."""
+
+    def answer(handler: Handler) -> None:
+        data, start, last = handler.ranged()
+        said = form.format(a=start, b=last, total=len(data), more=len(data) + 1)
+        handler.answer(206, data[start : last + 1], {"Content-Range": said})
+
+    return answer
+
+
+def in_parts(handler: Handler) -> None:
+    """Answer as to a request for several ranges, with the right one and another."""
+    data, start, last = handler.ranged()
+    body = b""
+    for first, end in ((start, last), (0, 0)):
+        body += b"--edge\r\nContent-Range: bytes %d-%d/%d\r\n\r\n" % (first, end, len(data))
+        body += data[first : end + 1] + b"\r\n"
+    kind = {"Content-Type": "multipart/byteranges; boundary=edge"}
+    handler.answer(206, body + b"--edge--\r\n", kind)
+
+
 def shorter(handler: Handler) -> None:
     data, start, last = handler.ranged()
     whole = {"Content-Range": f"bytes {start}-{last}/{len(data)}"}
@@ -164,11 +186,33 @@ def test_what_passes_is_sat_out(world: World, name: str) -> None:
     tried(2, "answers that pass")
 
 
+RANGES = {
+    "a longer blob": "bytes {a}-{b}/{more}",
+    "a blob that ends before the range": "bytes {a}-{b}/{b}",
+    "a blob of nothing": "bytes {a}-{b}/0",
+    "no total": "bytes {a}-{b}",
+    "an empty total": "bytes {a}-{b}/",
+    "a total below zero": "bytes {a}-{b}/-{total}",
+    "no range": "bytes */{total}",
+    "no end": "bytes {a}-/{total}",
+    "no unit": "{a}-{b}/{total}",
+    "another unit": "chunks {a}-{b}/{total}",
+    "two ranges": "bytes {a}-{b},0-0/{total}",
+    "the range twice": "bytes {a}-{b}/{total}, bytes {a}-{b}/{total}",
+    "a range backwards": "bytes {b}-{a}/{total}",
+}
+"""Of the right bytes."""
+
 LYING = {
     "ranges are ignored": (whole_blob, "ignores ranges"),
     "another range": (other_range(512), "asked for bytes .*, the answer is for"),
     "the range before": (other_range(-1), "asked for bytes .*, the answer is for"),
     "no Content-Range": (say(206), "asked for bytes .*, the answer is for ''"),
+    "several parts": (in_parts, "asked for bytes .*, the answer is for ''"),
+    **{
+        name: (range_said(form), "asked for bytes .*, the answer is for")
+        for name, form in RANGES.items()
+    },
     "a shorter body": (shorter, "asked for .* bytes, the answer has"),
     "an encoding": (encoded, "answered with Content-Encoding: zstd"),
     "416": (say(416), "416 .*because"),

@@ -39,7 +39,12 @@ def main(mode: str, url: str, disk: Path, lanes: int | None) -> dict[str, object
         volume = make_volume(size)
         source = VolumeSource(volume, disk, 0, (Extent(0, size),))
         done = capture_template(
-            RegistryTarget(client), make_config(volume), [source], tag="latest", lanes=lanes
+            RegistryTarget(client),
+            make_config(volume),
+            [source],
+            tag="latest",
+            level=None,  # as the product does it
+            lanes=lanes,
         )
         moved, stages = done.used_bytes, done.stage_seconds
         stored = done.stored_bytes

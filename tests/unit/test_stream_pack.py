@@ -13,9 +13,30 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.errors import ChunkCorrupt
-from agent.model.template import CHUNK_BYTES, PACK_TYPE
-from agent.store.pack import MAX_STORED_BYTES, BlobWriter, Decoder, Encoder, PackWriter
-from agent.units import MiB
+from agent.model import wire
+from agent.model.template import (
+    ARTIFACT_TYPE,
+    CHUNK_BYTES,
+    CONFIG_TYPE,
+    FROM_ANNOTATION,
+    MANIFEST_MAX_BYTES,
+    MANIFEST_TYPE,
+    PACK_MAX_BYTES,
+    PACK_TYPE,
+    TITLE_ANNOTATION,
+    VOLUME_ANNOTATION,
+    Descriptor,
+    Manifest,
+)
+from agent.store.pack import (
+    MAX_STORED_BYTES,
+    BlobWriter,
+    Decoder,
+    Encoder,
+    PackWriter,
+    pack_target_bytes,
+)
+from agent.units import GiB, MiB, TiB
 
 
 def decoded(stored: bytes, size: int) -> bytes:
@@ -68,6 +89,12 @@ def streamed() -> bytes:
     return compressor.compress(CONTENT) + compressor.flush()
 
 
+def with_dictionary() -> bytes:
+    samples: list[bytes | bytearray | memoryview] = [b"sample %d " % n * 9 for n in range(2000)]
+    dictionary = zstandard.train_dictionary(4096, samples)
+    return zstandard.ZstdCompressor(write_checksum=True, dict_data=dictionary).compress(CONTENT)
+
+
 BAD = {
     "nothing": (b"", "is not zstd"),
     "short by one": (GOOD[:-1], "ends at"),
@@ -78,6 +105,7 @@ BAD = {
     "not zstd": (b"hello, world", "is not zstd"),
     "no checksum": (unchecked(), "carries no checksum"),
     "no size": (streamed(), "declares"),
+    "a dictionary": (with_dictionary(), "wants a dictionary"),
     "other size": (Encoder(3).encode(CONTENT + b"x"), "declares 9001 bytes, not 9000"),
     "wrong checksum": (GOOD[:-4] + bytes(4), "checksum"),
     "cut in a block": (GOOD[:100], "ends at|cut short"),
@@ -154,3 +182,51 @@ def test_packs_roll_over_at_the_first_chunk_that_fills_them() -> None:
     packs.close()
     packs.close()
     assert finished == [100, 150, 20]
+
+
+@pytest.mark.parametrize(
+    ("used", "target", "packs"),
+    [
+        (0, 256 * MiB, 0),
+        (GiB, 256 * MiB, 4),
+        (2 * TiB, 256 * MiB, 8192),
+        (2 * TiB + 1, 257 * MiB, 8161),
+        (8 * TiB, GiB, 8192),
+        (32 * TiB, 4 * GiB, 8192),
+        (1024 * TiB, 4 * GiB, 262144),
+    ],
+)
+def test_packs_are_as_large_as_a_manifest_needs_them(used: int, target: int, packs: int) -> None:
+    """Beyond 32 TiB, which no pack may be large enough for, they are as large as may be."""
+    assert pack_target_bytes(used) == target
+    assert -(-used // target) == packs
+    PackWriter(lambda: BlobWriter(Kept()), lambda _: None, target)
+    assert target + MAX_STORED_BYTES <= PACK_MAX_BYTES
+
+
+@pytest.mark.parametrize("used", [GiB, 2 * TiB, 3 * TiB + 1, 8 * TiB, 20 * TiB, 32 * TiB])
+def test_a_manifest_has_room_for_the_packs_of(used: int) -> None:
+    target = pack_target_bytes(used)
+    volume = "v" * 64
+    digest = "sha256:" + "ab" * 32
+    layers = tuple(
+        Descriptor(
+            media_type=PACK_TYPE,
+            digest=digest,
+            size=target + MAX_STORED_BYTES,
+            annotations={
+                VOLUME_ANNOTATION: volume,
+                TITLE_ANNOTATION: f"{volume}.{number:05}.pack.zst",
+                FROM_ANNOTATION: digest,
+            },
+        )
+        for number in range(-(-used // target))
+    )
+    manifest = Manifest(
+        schema_version=2,
+        media_type=MANIFEST_TYPE,
+        artifact_type=ARTIFACT_TYPE,
+        config=Descriptor(media_type=CONFIG_TYPE, digest=digest, size=1000),
+        layers=layers,
+    )
+    assert len(wire.encode(manifest)) <= MANIFEST_MAX_BYTES - 64 * 1024, "and their indexes"
