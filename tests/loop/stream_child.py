@@ -1,6 +1,6 @@
 """Capture or restore one raw volume in a process of its own and say what it took.
 
-`python -m tests.loop.stream_child capture|restore|verify URL DISK [LANES]`: a bench, too.
+`python -m tests.loop.stream_child capture|restore|verify URL DISK [LANES [LEVEL]]`: a bench, too.
 """
 
 import json
@@ -29,7 +29,9 @@ def peak_bytes() -> int:
     return int(found[1]) * 1024
 
 
-def main(mode: str, url: str, disk: Path, lanes: int | None) -> dict[str, object]:
+def main(
+    mode: str, url: str, disk: Path, lanes: int | None, level: int | None
+) -> dict[str, object]:
     client = RegistryClient(url, "demo")
     before = peak_bytes()
     started = time.monotonic()
@@ -43,7 +45,7 @@ def main(mode: str, url: str, disk: Path, lanes: int | None) -> dict[str, object
             make_config(volume),
             [source],
             tag="latest",
-            level=None,  # as the product does it
+            level=level,
             lanes=lanes,
         )
         moved, stages = done.used_bytes, done.stage_seconds
@@ -73,6 +75,6 @@ def main(mode: str, url: str, disk: Path, lanes: int | None) -> dict[str, object
 
 if __name__ == "__main__":
     mode, url, disk, *more = sys.argv[1:]
-    lanes = int(more[0]) if more else None
+    lanes, level = (int(word) if word else None for word in (*more, "", "")[:2])
     give_back_memory(lanes)  # as the agent does
-    print(json.dumps(main(mode, url, Path(disk), lanes)))
+    print(json.dumps(main(mode, url, Path(disk), lanes, level)))

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from agent.stream.levels import most_lanes
 from agent.units import MiB
 from tests.contracts.registries import netboot
 from tests.loop.children import answer_of
@@ -21,8 +22,10 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield found
 
 
-def child(mode: str, url: str, disk: Path, lanes: int | None = None) -> dict[str, Any]:
-    more = () if lanes is None else (lanes,)
+def child(
+    mode: str, url: str, disk: Path, lanes: int | None = None, level: int | None = None
+) -> dict[str, Any]:
+    more = ("" if word is None else word for word in (lanes, level))
     found = answer_of("tests.loop.stream_child", mode, url, disk, *more)
     print(found)
     return found
@@ -64,4 +67,14 @@ def test_it_is_bounded_with_as_many_lanes_as_there_can_be(
         child("capture", url, disk)
     peak = child(mode, url, disk, lanes)["peak_bytes"]
     print(f"{mode} by {lanes} lanes: peak {peak / MiB:.0f} MiB")
+    assert peak < LIMIT
+
+
+@pytest.mark.parametrize("level", [6, 9, 11, 12, 15])
+def test_it_is_bounded_at_dear_levels_with_the_lanes_of_a_large_machine(
+    level: int, url: str, tmp_path: Path
+) -> None:
+    disk = make_disk(tmp_path / "disk.img", 96 * MiB)
+    peak = child("capture", url, disk, most_lanes(level), level)["peak_bytes"]
+    print(f"level {level} by {most_lanes(level)} lanes: peak {peak / MiB:.0f} MiB")
     assert peak < LIMIT
