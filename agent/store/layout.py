@@ -288,13 +288,14 @@ class LayoutBlob:
         except OSError as error:
             raise self._failed(error) from error
 
-    def append(self, data: bytes) -> None:
-        try:
-            self._file.write(data)
-        except OSError as error:
-            raise self._failed(error) from error
-        if self._sha256:
-            self._sha256.update(data)
+    def append(self, *parts: bytes) -> None:
+        for data in parts:
+            try:
+                self._file.write(data)
+            except OSError as error:
+                raise self._failed(error) from error
+            if self._sha256:
+                self._sha256.update(data)
 
     def finish(self, digest: Digest) -> None:
         found = f"sha256:{self._sha256.hexdigest()}" if self._sha256 else digest

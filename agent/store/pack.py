@@ -103,7 +103,9 @@ def _frame_end(stored: memoryview) -> int:
 class Upload(Protocol):
     """One blob on its way to a store."""
 
-    def append(self, data: bytes) -> None: ...
+    def append(self, *parts: bytes) -> None:
+        """Take `parts`, one behind the other, as one piece."""
+        ...
 
     def finish(self, digest: str) -> None: ...
 
@@ -142,9 +144,8 @@ class BlobWriter:
         self._upload.cancel()
 
     def _send(self) -> None:
-        data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
-        self._pieces, self._waiting = [], 0
-        self._upload.append(data)
+        pieces, self._pieces, self._waiting = self._pieces, [], 0
+        self._upload.append(*pieces)
 
 
 def pack_target_bytes(used_bytes: int) -> int:

@@ -21,6 +21,7 @@ from agent.model.template import (
 )
 from agent.store.auth import Door, TokenDoor
 from agent.store.body import Body, Limits
+from agent.store.parts import Parts
 from agent.store.retry import Retry, Transient
 from agent.store.source import RangeBody, blob_digest, check_manifest, check_reference
 from agent.store.web import Web
@@ -137,7 +138,7 @@ class RegistryClient:
         method: str,
         url: str,
         *,
-        data: bytes | None = None,
+        data: bytes | Parts | None = None,
         headers: Mapping[str, str] | None = None,
         accept: str = "*/*",
         allowed: tuple[int, ...] = (200, 206),
@@ -162,7 +163,7 @@ class BlobUpload:
     client: RegistryClient
     location: str
 
-    def patch(self, data: bytes, offset: int) -> None:
+    def patch(self, data: bytes | Parts, offset: int) -> None:
         """Send the bytes at `offset` and get them acknowledged."""
         end = offset + len(data)
         headers = {

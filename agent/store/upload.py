@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from agent.errors import ServerError
 from agent.model.template import Digest
+from agent.store.parts import Parts
 from agent.store.registry import BlobUpload, RegistryClient
 from agent.store.retry import Transient, Tries
 
@@ -33,9 +34,9 @@ class ResumedUpload:
         self._upload: BlobUpload | None = None
         self._acknowledged = 0
 
-    def append(self, data: bytes) -> None:
-        """Send `data` and return when the server has it."""
-        self._send(data)
+    def append(self, *parts: bytes) -> None:
+        """Send `parts` and return when the server has them."""
+        self._send(Parts(parts))
 
     def finish(self, digest: Digest) -> None:
         """Close the blob under its digest. A blob that is there already is good."""
@@ -53,7 +54,7 @@ class ResumedUpload:
                 tries.failed(error)
                 if self._client.has_blob(digest):
                     return
-                self._recover(b"", error)
+                self._recover(Parts(()), error)
             except ServerError:
                 if self._client.has_blob(digest):
                     return  # our first answer was lost on the way
@@ -67,9 +68,8 @@ class ResumedUpload:
             with contextlib.suppress(ServerError):
                 self._upload.cancel()
 
-    def _send(self, data: bytes) -> None:
+    def _send(self, rest: Parts) -> None:
         tries = Tries(self._retry)
-        rest = data
         while rest:
             try:
                 if self._upload is None:
@@ -82,7 +82,7 @@ class ResumedUpload:
                 self._acknowledged += len(rest)
                 return
 
-    def _recover(self, rest: bytes, error: Transient) -> bytes:
+    def _recover(self, rest: Parts, error: Transient) -> Parts:
         """Return what of `rest` the server still lacks, after `error`."""
         if self._upload is None:
             return rest
@@ -93,7 +93,7 @@ class ResumedUpload:
         got = -1 if held is None else held - self._acknowledged
         if 0 <= got <= len(rest):
             self._acknowledged += got
-            return rest[got:]
+            return rest.behind(got)
         if self._replay is None:
             raise ServerError(
                 f"{self._upload.location}: the server has lost bytes that it acknowledged",
@@ -110,7 +110,7 @@ class ResumedUpload:
             piece = piece[: wanted - self._acknowledged]
             if not piece:
                 break
-            self._send(piece)
+            self._send(Parts((piece,)))
         if self._acknowledged != wanted:
             raise ServerError("the bytes that the server has lost cannot be made again")
         self._replay = replay

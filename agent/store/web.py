@@ -19,6 +19,7 @@ from agent.errors import ServerError, TemplateError
 from agent.model.template import Descriptor
 from agent.store.auth import Door, TokenDoor
 from agent.store.body import PIECE_BYTES, Body, Limits, root_reason
+from agent.store.parts import Parts
 from agent.store.retry import Retry, Transient
 from agent.store.source import blob_digest
 
@@ -64,7 +65,7 @@ class Web:
         method: str,
         url: str,
         *,
-        data: bytes | None = None,
+        data: bytes | Parts | None = None,
         headers: Mapping[str, str] | None = None,
         accept: str = "*/*",
         allowed: tuple[int, ...] = (200, 206),
@@ -155,7 +156,7 @@ class Web:
         self,
         method: str,
         url: str,
-        data: bytes | None,
+        data: bytes | Parts | None,
         headers: Mapping[str, str],
         opens: str | None,
     ) -> requests.Response:

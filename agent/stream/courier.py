@@ -63,8 +63,8 @@ class _Carried:
         self._courier = courier
         self._upload = upload
 
-    def append(self, data: bytes) -> None:
-        self._courier.hand(lambda: self._upload.append(data))
+    def append(self, *parts: bytes) -> None:
+        self._courier.hand(lambda: self._upload.append(*parts))
 
     def finish(self, digest: str) -> None:
         self._courier.hand(lambda: self._upload.finish(digest))

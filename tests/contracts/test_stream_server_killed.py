@@ -136,7 +136,7 @@ def siege(server: Mortal, monkeypatch: pytest.MonkeyPatch) -> Iterator[Siege]:
     def besieged_patch(upload: BlobUpload, data: Any, offset: int) -> None:
         after = made.place(upload, len(data))
         if after is not None:
-            data = Deadly(data, after, lambda: made.strike(upload))
+            data = Deadly(b"".join(data), after, lambda: made.strike(upload))
         try:
             patch(upload, data, offset)
         except Transient:

@@ -150,8 +150,8 @@ class Kept:
     pieces: list[bytes] = field(default_factory=list)
     digest: str = ""
 
-    def append(self, data: bytes) -> None:
-        self.pieces.append(data)
+    def append(self, *parts: bytes) -> None:
+        self.pieces.append(b"".join(parts))
 
     def finish(self, digest: str) -> None:
         self.digest = digest
