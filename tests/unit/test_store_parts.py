@@ -25,6 +25,6 @@ def test_they_can_be_sent_again() -> None:
 
 def test_requests_knows_their_length() -> None:
     """Without one it would send chunks, which not every registry takes."""
-    asked = requests.Request("PATCH", "http://192.0.2.1/", data=Parts(PARTS)).prepare()  # type: ignore[arg-type]
+    asked = requests.Request("PATCH", "http://192.0.2.1/", data=Parts(PARTS)).prepare()
     assert asked.headers["Content-Length"] == str(len(WHOLE))
     assert "Transfer-Encoding" not in asked.headers
