@@ -16,7 +16,7 @@ from agent.model.found import CapturePlan, CaptureVolume
 from agent.model.inventory import Drive, Inventory
 from agent.model.job import CaptureSpec
 from agent.planning.capture import plan_capture, template_config
-from agent.planning.damage import damage_lines
+from agent.planning.damage import damage_facts
 from agent.planning.review import render_capture
 from agent.planning.sources import source_disks
 from agent.report import now
@@ -85,8 +85,8 @@ def capture(place: Workplace, spec: CaptureSpec) -> dict[str, Any]:
             except DiskError as error:
                 error.hint = error.hint or _DAMAGED
                 raise
-    damage = list(damage_lines(captured.config.holes))
-    for line in damage:
+    damage = damage_facts(captured.config.holes)
+    for line in damage["damage"]:
         place.report(Logged(level=Level.WARNING, message=f"the template is damaged: {line}"))
     return {
         "digest": captured.digest,
@@ -98,8 +98,7 @@ def capture(place: Workplace, spec: CaptureSpec) -> dict[str, Any]:
         "uploaded_bytes": captured.uploaded_bytes,
         "parent": captured.config.parent,
         "left_out": [redaction.path for redaction in plan.redactions],
-        "damage": damage,
-        "lost_bytes": sum(hole.size for hole in captured.config.holes),
+        **damage,
         "stage_seconds": {stage: round(s, 2) for stage, s in captured.stage_seconds.items()},
         "bottleneck": captured.bottleneck,
         "seconds": round(time.monotonic() - began, 1),

@@ -23,7 +23,7 @@ from agent.model.keys import DiskKey, keys_for
 from agent.model.layout import Layout
 from agent.model.nodes import Luks
 from agent.model.plan import Plan
-from agent.planning.damage import damage_lines
+from agent.planning.damage import damage_facts
 from agent.planning.deploy import plan_deploy
 from agent.planning.review import render_plan
 from agent.planning.targets import target_disks
@@ -195,8 +195,7 @@ def deploy(place: Workplace, spec: DeploySpec, reference: str, job: str) -> dict
         "bottleneck": slowest(source.seconds_each),
         "personal_files": sorted({touched.path for touched in done.touched}),
         "warnings": done.warnings,
-        "damage": list(damage_lines(template.config.holes)),
-        "lost_bytes": sum(hole.size for hole in template.config.holes),
+        **damage_facts(template.config.holes),
         "seconds": round(time.monotonic() - began, 1),
         "peak_memory_bytes": peak_memory_bytes(),
     }

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
-from typing import Final
+from typing import Any, Final
 
 from agent.model.template import Hole
 from agent.units import format_bytes
@@ -23,6 +23,11 @@ def damage_lines(holes: Sequence[Hole]) -> Iterator[str]:
             f"{volume}: {size} in {count} could not be read on the source and are zeros, "
             f"at {where}{more}"
         )
+
+
+def damage_facts(holes: Sequence[Hole]) -> dict[str, Any]:
+    """Return what the result of a capture, and of a deployment, says of it."""
+    return {"damage": list(damage_lines(holes)), "lost_bytes": sum(hole.size for hole in holes)}
 
 
 def _place(hole: Hole) -> tuple[str, int]:

@@ -13,7 +13,7 @@ from agent.model.job import CaptureSpec
 from agent.model.result import result_line
 from agent.model.template import Hole
 from agent.planning.capture import plan_capture
-from agent.planning.damage import damage_lines
+from agent.planning.damage import damage_facts, damage_lines
 from agent.planning.deploy import plan_deploy
 from agent.planning.review import render_capture, render_plan
 from agent.units import KiB
@@ -35,6 +35,13 @@ def test_each_volume_has_a_line_and_a_long_list_is_cut() -> None:
         "at 40960, 81920, 90112, 98304 and 2 more",
     ]
     assert list(damage_lines(())) == []
+
+
+def test_results_say_it_in_lines_and_in_bytes() -> None:
+    facts = damage_facts(HOLES)
+    assert facts == {"damage": list(damage_lines(HOLES)), "lost_bytes": 4 * KiB + 6 * 512}
+    assert result_line(facts) == "7.0 KiB unreadable"
+    assert damage_facts(()) == {"damage": [], "lost_bytes": 0}
 
 
 def test_a_deploy_needs_consent_and_its_page_says_what_is_lost() -> None:
