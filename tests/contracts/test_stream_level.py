@@ -112,7 +112,7 @@ def test_a_deployment_has_the_seconds_of_every_stage_as_it_goes_and_at_its_end(
         source.verify("root", world.target, BASE, Verify.FULL, (), told.append)
     stages = {"fetch", "verify", "decode", "write", "sync", "read_back", "compare"}
     assert stages <= set(source.seconds)
-    assert all(source.seconds[stage] > 0 for stage in stages)
+    assert all(source.seconds[stage] > 0 for stage in stages - {"sync"}), "that may take no time"
     assert source.seconds_each["read_back"] <= source.seconds["read_back"]
     last = {one.progress.what: one.progress for one in told if isinstance(one, Progressed)}
     assert {"fetch", "sync"} <= set(last["restore root"].stage_seconds)
