@@ -31,8 +31,8 @@ from agent.probe import probe_drives
 from agent.report import Report
 from agent.store.template import Template, check_complete, open_template
 from agent.stream.progress import slowest
-from agent.stream.restore import restore_volume, volume_bytes
-from agent.stream.verify import verify_volume
+from agent.stream.restore import Restored, restore_volume, volume_bytes
+from agent.stream.verify import Verified, verify_volume
 from agent.stream.view import volume_device
 from agent.system.command import Runner
 from agent.trust.claims import template_name
@@ -80,8 +80,7 @@ class TemplateSource:
         self.fetched_bytes += done.bytes_fetched
         self.written_bytes += done.bytes_written
         self.kept_bytes += done.bytes_kept
-        _add(self.seconds, done.stage_seconds)
-        _add(self.seconds_each, done.seconds_each)
+        self._took(done)
         return done.withheld
 
     def verify(
@@ -104,8 +103,7 @@ class TemplateSource:
             serial=self.serials.get(device),
         )
         self.read_back_bytes += done.bytes_checked
-        _add(self.seconds, done.stage_seconds)
-        _add(self.seconds_each, done.seconds_each)
+        self._took(done)
 
     def small(self, volume: str, max_bytes: int) -> bytes:
         return volume_bytes(self.template, volume, max_bytes)
@@ -117,10 +115,13 @@ class TemplateSource:
             yield device
             self.fetched_bytes += view.statistics.bytes_fetched
 
-
-def _add(sums: dict[str, float], seconds: Mapping[str, float]) -> None:
-    for stage, took in seconds.items():
-        sums[stage] = sums.get(stage, 0.0) + took
+    def _took(self, done: Restored | Verified) -> None:
+        for sums, seconds in (
+            (self.seconds, done.stage_seconds),
+            (self.seconds_each, done.seconds_each),
+        ):
+            for stage, took in seconds.items():
+                sums[stage] = sums.get(stage, 0.0) + took
 
 
 def make_plan(

@@ -20,7 +20,7 @@ from agent.store.digests import CHUNK_DIGESTS, ChunkDigest, zeros_digest
 from agent.store.pack import MAX_STORED_BYTES, Decoder
 from agent.store.retry import Transient, Tries
 from agent.store.source import BlobSource
-from agent.store.template import Template, open_template
+from agent.store.template import Template, check_index, open_template
 from agent.store.transfer import Tell, quiet
 from agent.units import MiB
 
@@ -80,8 +80,7 @@ def check_template(
         if data.index.digest in lost:
             continue
         try:
-            for _ in template.entries(volume)[1]:
-                pass
+            check_index(template, volume)
         except TemplateError as error:
             lost.add(data.index.digest)
             damage.append(str(error))

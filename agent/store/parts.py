@@ -1,6 +1,19 @@
-"""Bytes in several parts, sent one behind the other."""
+"""Bytes in several parts, written or sent one behind the other."""
 
 from collections.abc import Iterator, Sequence
+from typing import TypeVar
+
+T = TypeVar("T", bytes, memoryview)
+
+
+def behind(parts: Sequence[T], size: int) -> list[T]:
+    """Return what is left of `parts` without their first `size` bytes."""
+    left = list(parts)
+    while left and size >= len(left[0]):
+        size -= len(left.pop(0))
+    if size and left:
+        left[0] = left[0][size:]
+    return left
 
 
 class Parts:
@@ -21,9 +34,4 @@ class Parts:
 
     def behind(self, size: int) -> "Parts":
         """Return what is left without the first `size` bytes."""
-        left = list(self._parts)
-        while left and size >= len(left[0]):
-            size -= len(left.pop(0))
-        if size and left:
-            left[0] = left[0][size:]
-        return Parts(left)
+        return Parts(behind(self._parts, size))

@@ -117,11 +117,16 @@ def open_template(client: BlobSource, digest: Digest) -> Template:
     return Template(client, found, manifest, config, blobs)
 
 
+def check_index(template: Template, volume: str) -> None:
+    """Read the index of a volume to its end. Raises TemplateError at a rule that is broken."""
+    for _ in template.entries(volume)[1]:
+        pass
+
+
 def check_indexes(template: Template) -> None:
     """Read every index to its end. Raises TemplateError at the first rule that is broken."""
     for volume in template.blobs:
-        for _ in template.entries(volume)[1]:
-            pass
+        check_index(template, volume)
 
 
 def check_complete(template: Template) -> None:

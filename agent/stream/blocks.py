@@ -13,6 +13,7 @@ from typing import Final
 
 from agent.errors import DiskError
 from agent.model.template import CHUNK_BYTES
+from agent.store.parts import behind
 from agent.system import block
 from agent.units import Extent, align_down, align_up
 
@@ -109,7 +110,7 @@ class DiskFile:
             if got == 0:
                 raise DiskError(f"{self.name} takes no bytes at {offset}")
             offset += got
-            pieces = _behind(pieces, got)
+            pieces = behind(pieces, got)
             if offset % self.sector_bytes:
                 fd = self._buffered
 
@@ -250,14 +251,6 @@ class ChunkReader:
             self._buffer[at : at + run.size] = span[start : start + run.size]
             at += run.size
         return self._buffer[:at]
-
-
-def _behind(pieces: Sequence[memoryview], size: int) -> Sequence[memoryview]:
-    """Return what is left of `pieces` without their first `size` bytes."""
-    while pieces and size >= len(pieces[0]):
-        size -= len(pieces[0])
-        pieces = pieces[1:]
-    return [pieces[0][size:], *pieces[1:]] if size else pieces
 
 
 class ChunkWriter:

@@ -19,6 +19,7 @@ def peak_bytes(process: int | None = None) -> int:
         found = _PEAK.search(Path(f"/proc/{process or 'self'}/status").read_text())
     except OSError:
         return 0
+    assert found or process, "this process has a peak"
     return int(found[1]) * 1024 if found else 0
 
 

@@ -13,12 +13,8 @@ from agent.errors import AgentError, reasons
 from agent.store.template import check_complete, open_template
 from agent.stream.restore import restore_volume
 from agent.units import MiB
+from tests.bench.peaks import peak_bytes
 from tests.contracts.stream_builders import BASE, make_client
-
-
-def peak_kib() -> int:
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    return int(status.partition("VmHWM:")[2].split()[0])
 
 
 def restore(url: str, target: Path, digest: str) -> dict[str, object]:
@@ -34,7 +30,7 @@ def restore(url: str, target: Path, digest: str) -> dict[str, object]:
     except BaseException:
         answer |= {"kind": "traceback", "message": traceback.format_exc()}
     client.close()
-    return answer | {"seconds": time.monotonic() - began, "peak_mib": peak_kib() / 1024}
+    return answer | {"seconds": time.monotonic() - began, "peak_mib": peak_bytes() / MiB}
 
 
 def main() -> None:

@@ -4,7 +4,6 @@ folders. What comes out is what went in, byte for byte."""
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 
 from agent.store.layout import LayoutFolder
 from agent.store.registry import RegistryClient
+from agent.store.source import blob_digest
 from agent.store.sources import open_source
 from agent.store.template import check_indexes, open_template
 from agent.stream.restore import restore_volume
@@ -173,7 +173,7 @@ def test_oras_pulls_and_copies(api: Api, digest: str, debian: str, tmp_path: Pat
     assert blob.stat().st_size == index["size"]
     into = tmp_path / "pulled"
     run(program, "pull", *login, "--output", into, f"{ours}/demo:latest", env=env)
-    assert {f"sha256:{sha256(file.read_bytes()).hexdigest()}" for file in into.iterdir()} == {
+    assert {blob_digest(file.read_bytes()) for file in into.iterdir()} == {
         layer["digest"] for layer in listed["layers"]
     }
     assert (into / "root.index.zst").read_bytes() == blob.read_bytes()

@@ -8,7 +8,6 @@ import pytest
 
 from agent.bootargs import parse_bootargs
 from agent.cli import main
-from agent.console import Console, Screen
 from agent.errors import PlanRefused
 from agent.flows.questions import Questions
 from agent.flows.rescue import Rescue
@@ -16,6 +15,7 @@ from agent.model.event import Failed, Failure, Happening, PlanMade, Progress, Pr
 from agent.system.command import Run
 from agent.trust.keyring import Keyring, read_keyring
 from netboot.signing import make_key
+from tests.contracts.test_agent_boot import Terminal
 
 TOLD = "This image has no keys: what they would vouch for is NOT VERIFIED."
 KEY = make_key().public
@@ -27,35 +27,30 @@ PAGES: dict[str, Happening] = {
 }
 
 
-class Terminal:
-    """A console of an image with these keys, whose words a test can read."""
-
-    def __init__(self, keyring: Keyring) -> None:
-        self.ours, self.theirs = os.pipe()
-        self.console = Console([Screen(self.theirs)], [], keyring.lack)
-
-    def read(self) -> str:
-        self.console.drain()
-        return os.read(self.ours, 1 << 20).decode()
+def terminal_of(keyring: Keyring) -> Terminal:
+    """Return a console of an image with these keys, whose words a test can read."""
+    terminal = Terminal()
+    terminal.console.lack = keyring.lack
+    return terminal
 
 
 @pytest.fixture
 def terminal() -> Iterator[Terminal]:
-    terminal = Terminal(Keyring())
+    terminal = terminal_of(Keyring())
     yield terminal
-    os.close(terminal.ours)
+    os.close(terminal.ends[1])
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_page_says_so(terminal: Terminal, page: str) -> None:
     terminal.console.report(PAGES[page])
-    assert terminal.read().endswith(f"{TOLD}\n")
+    assert terminal.text.endswith(f"{TOLD}\n")
 
 
 def test_so_does_every_line_of_progress(terminal: Terminal) -> None:
     progress = Progress(what="root", done_bytes=1, total_bytes=4, bottleneck="write")
     terminal.console.report(Progressed(progress=progress))
-    assert terminal.read() == "  root  25 %  1 B of 4 B  (slowest: write)  (no keys)\n"
+    assert terminal.text == "  root  25 %  1 B of 4 B  (slowest: write)  (no keys)\n"
 
 
 def test_so_does_the_first_page_of_a_rescue(terminal: Terminal) -> None:
@@ -63,7 +58,7 @@ def test_so_does_the_first_page_of_a_rescue(terminal: Terminal) -> None:
     questions = Questions(terminal.console, unattended=True)
     with pytest.raises(PlanRefused):
         Rescue(Run(), terminal.console, args, questions, Keyring()).work()
-    page = terminal.read()
+    page = terminal.text
     assert "No template keys in this image: it takes UNSIGNED templates." in page
     assert "No server keys in this image: it takes jobs from ANY server." in page
     assert page.rstrip().endswith(TOLD)
@@ -91,6 +86,6 @@ def test_which_keys_are_missing() -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_an_image_with_keys_has_nothing_to_say(page: str) -> None:
-    terminal = Terminal(Keyring((KEY,), (KEY,)))
+    terminal = terminal_of(Keyring((KEY,), (KEY,)))
     terminal.console.report(PAGES[page])
-    assert "This image" not in terminal.read()
+    assert "This image" not in terminal.text

@@ -4,7 +4,6 @@
 """
 
 import json
-import re
 import sys
 import time
 from pathlib import Path
@@ -19,14 +18,8 @@ from agent.stream.restore import restore_volume
 from agent.stream.verify import verify_volume
 from agent.system.memory import give_back_memory
 from agent.units import Extent
+from tests.bench.peaks import peak_bytes
 from tests.contracts.stream_builders import make_config, make_volume
-
-
-def peak_bytes() -> int:
-    """Return the peak of this process alone: getrusage would count its parent's, too."""
-    found = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
-    assert found
-    return int(found[1]) * 1024
 
 
 def main(

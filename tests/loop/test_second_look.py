@@ -3,8 +3,7 @@
 import lzma
 import re
 import subprocess
-import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from agent.model.job import CaptureSpec
 from agent.model.layout import Btrfs, Content, Exfat, Ext, F2fs, Ntfs, Vfat, Xfs
 from agent.stream import usedmap
 from agent.stream.usedmap import used_map
-from agent.system.command import DEFAULT_TIMEOUT_S, Output, Run, Word
+from agent.system.command import Output, Run, Word
 from agent.units import MiB
 from tests.loop.test_capture_damaged import World
 from tests.loop.test_capture_damaged import world as world
@@ -47,22 +46,16 @@ class Partclone:
         self,
         words: Sequence[Word],
         *,
-        stdin: str | bytes | None = None,
-        timeout_s: float = DEFAULT_TIMEOUT_S,
-        ok: Collection[int] = (0,),
-        env: Mapping[str, str] | None = None,
         into: Callable[[bytes], None] | None = None,
-        stop: threading.Event | None = None,
+        **more: Any,
     ) -> Output:
         name = str(words[0])
         if not name.startswith("partclone."):
-            return Run()(
-                words, stdin=stdin, timeout_s=timeout_s, ok=ok, env=env, into=into, stop=stop
-            )
+            return Run()(words, into=into, **more)
         assert into is not None
         pieces: list[bytes] = []
         if self.known is None:
-            Run()(words, timeout_s=timeout_s, ok=ok, env=env, into=pieces.append, stop=stop)
+            Run()(words, into=pieces.append, **more)
         said = b"".join(pieces) if self.known is None else self.known
         self.heard[name] = said
         into(self.change(said) if self.only in ("", name) else said)

@@ -219,8 +219,7 @@ function jobParts(job, seen, path) {
         h("span.quiet", {}, `${p.what}: ${bytes(p.done_bytes)} of ${bytes(p.total_bytes)}`,
           p.rate ? ` · ${bytes(p.rate)}/s` : "",
           p.seconds_left !== null && p.seconds_left !== undefined ? ` · ${duration(p.seconds_left)} left` : "",
-          p.bottleneck ? ` · waits for ${p.bottleneck}` : "",
-          p.bottleneck ? ` (${stages(p.stage_seconds)})` : "")));
+          p.bottleneck ? ` · waits for ${p.bottleneck} (${stages(p.stage_seconds)})` : "")));
     }
   }
   parts.push(h(job.state === "succeeded" ? "div.card.success.stack" : "div.card.stack", {}, summary));
